@@ -1,0 +1,11 @@
+//! Words of the domain: identifiers, revisions, bounds. Standard library only.
+//!
+//! Every other room speaks in these types; no bare `u64` crosses a room.
+
+pub mod id;
+pub mod limit;
+pub mod rev;
+pub mod tidtime;
+
+pub use id::{BlkNo, BlkSize, Fh, NodeId, Oid, Tid, Unique};
+pub use rev::Rev;

@@ -1,0 +1,6 @@
+//! zring: big files out of ZODB, through one exact page cache.
+
+pub mod base;
+pub mod store;
+pub mod wire;
+pub mod zodb;
