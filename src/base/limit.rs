@@ -22,3 +22,13 @@ pub const WATCH_LINE_BYTES_MAX: usize = 4 << 10;
 
 /// Decoded tree nodes and chunk tables a worker keeps, in bytes (`block_cache` is shared among workers).
 pub const BLOCK_CACHE_BYTES: usize = 16 << 20;
+
+/// Ring entries of one worker. A parked request costs its entry: 8192 parked READs of 128 KiB are 1 GiB at
+/// worst, and by then the kernel's own queue takes over without losing anything.
+pub const QUEUE_ENTRIES_MAX: usize = 8192;
+/// Messages of `/dev/fuse` a worker holds; it stops reading when so many are parked.
+pub const MESSAGES_MAX: usize = 4096;
+/// Bytes of one READ, WRITE, STORE or RETRIEVE: what 256 pages hold.
+pub const PAYLOAD_BYTES: usize = 1 << 20;
+/// Asynchronous requests (readahead) the kernel may have in flight.
+pub const BACKGROUND_MAX: u16 = 256;
