@@ -209,7 +209,8 @@ impl Port {
         Ok(())
     }
 
-    fn poll_dev(&mut self) {
+    /// Reads requests from `/dev/fuse` here from now on.
+    pub fn poll_dev(&mut self) {
         if let Waiter::Ring(ring) = &mut self.waiter
             && !self.dev_polled
         {
