@@ -22,3 +22,32 @@ pub const WATCH_LINE_BYTES_MAX: usize = 4 << 10;
 
 /// Decoded tree nodes and chunk tables a worker keeps, in bytes (`block_cache` is shared among workers).
 pub const BLOCK_CACHE_BYTES: usize = 16 << 20;
+
+/// FileStorage: entries of a scan kept unsorted, 16 bytes each: 16 MiB. A single larger transaction adds its own.
+pub const INDEX_PENDING_MAX: usize = 1 << 20;
+/// FileStorage: largest piece a scan reads at once.
+pub const SCAN_WINDOW_BYTES_MAX: usize = 4 << 20;
+/// FileStorage: records at the end of a saved index that are compared with the file before it is used.
+pub const INDEX_TRUST_RECORDS_MIN: usize = 100;
+/// FileStorage: entries all over a saved index that are compared with the file: a tenth of a second on a disk.
+pub const INDEX_SAMPLE: usize = 1000;
+
+/// FileStorage: bytes of data read with a record's header, before its length is known. A chunk of 4 KiB with its
+/// pickle around it fits.
+pub const LOAD_SMALL_BYTES: usize = 4096 + 256;
+/// FileStorage: two records this near to each other are read in one go: 16 KiB cost less than a second read.
+pub const LOAD_GAP_BYTES_MAX: u64 = 16 << 10;
+/// FileStorage: bytes read in one go, unless a single record is larger.
+pub const LOAD_RUN_BYTES_MAX: usize = 1 << 20;
+/// FileStorage: bytes of data shown of a located record: what tells its class and where raw bytes begin.
+pub const LOCATE_PREFIX_BYTES: usize = 256;
+/// FileStorage: transactions remembered to recognise a file that takes the place of the one followed.
+pub const RECENT_TXNS_MAX: usize = 1000;
+/// FileStorage: oids in those transactions, 8 bytes each: 8 MiB.
+pub const RECENT_OIDS_MAX: usize = 1 << 20;
+/// FileStorage: commits given out by one poll; the rest follows in the next.
+pub const POLL_COMMITS_MAX: usize = 1000;
+/// FileStorage: transactions of a new file that continue the old one; beyond, continuity is given up.
+pub const REOPEN_COMMITS_MAX: usize = 100_000;
+/// FileStorage: records visited when a file is opened, to remember its last transactions: a second on a cold disk.
+pub const RECENT_RECORDS_AT_OPEN: usize = 10_000;

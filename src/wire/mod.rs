@@ -1,1 +1,3 @@
-//! wire
+//! Bytes to messages and back; no state, no I/O.
+
+pub mod fs1;
