@@ -23,6 +23,8 @@ mod recent;
 mod reopen;
 mod savedindex;
 mod scan;
+#[cfg(test)]
+mod speed;
 mod table;
 #[cfg(test)]
 mod testing;
