@@ -22,3 +22,16 @@ pub const WATCH_LINE_BYTES_MAX: usize = 4 << 10;
 
 /// Decoded tree nodes and chunk tables a worker keeps, in bytes (`block_cache` is shared among workers).
 pub const BLOCK_CACHE_BYTES: usize = 16 << 20;
+
+/// Pickle: items held by tuples, lists and dicts of one record. A bucket entry needs four (oid, class, key,
+/// reference), so a full stack (2^20 values, 2^19 entries) needs 2^21.
+pub const PICKLE_ITEMS_MAX: usize = 4 << 20;
+/// Pickle: lists and dicts of one record. The states that are decoded hold none; old weak references do.
+pub const PICKLE_LISTS_MAX: usize = 64 << 10;
+/// Pickle: class names of one record. Writers memoise them: a handful is usual.
+pub const PICKLE_GLOBALS_MAX: usize = 64 << 10;
+
+/// Leaves without keys that a walk to the left steps over; none stand in a tree that ZODB wrote.
+pub const TREE_EMPTY_MAX: usize = 1000;
+/// Objects a step asks for at once. A 64 MiB block in chunks of 4 KiB has 16384.
+pub const NEED_MAX: usize = 16 << 10;
