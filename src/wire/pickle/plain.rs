@@ -7,6 +7,7 @@ use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// Gives back the ordinary record, inflated when it was compressed; longer than `max` bytes is an error.
+#[inline]
 pub fn plain(record: Bytes, max: usize) -> Result<Bytes, PickleError> {
     if record.starts_with(b".z") {
         return inflate(&record[2..], max).map(Bytes::from);
@@ -17,6 +18,7 @@ pub fn plain(record: Bytes, max: usize) -> Result<Bytes, PickleError> {
     Ok(record)
 }
 
+#[cold]
 fn inflate(stream: &[u8], max: usize) -> Result<Vec<u8>, PickleError> {
     let mut zlib = Decompress::new(true);
     // One byte more than allowed tells "just fits" from "goes on".

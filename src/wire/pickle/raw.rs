@@ -76,6 +76,9 @@ pub fn raw_bytes(prefix: &[u8], record_len: usize) -> Option<RawBytes<'_>> {
     matches!(tail_len, 1..=3 | 6).then_some(raw)
 }
 
+/// Module of blocks and chunks: comparing is cheaper than looking for the line feed, a hundred times in a read.
+const USUAL_MODULE: &[u8] = b"wendelin.bigfile.file_zodb\n";
+
 /// The first pickle, when it is a class by name.
 pub(super) struct Header<'a> {
     pub(super) class: ClassName<'a>,
@@ -95,7 +98,7 @@ pub(super) fn header(prefix: &[u8], record_len: usize) -> Option<Header<'_>> {
         return None;
     }
     let class = ClassName {
-        module: scan.line()?,
+        module: scan.module()?,
         name: scan.line()?,
     };
     scan.end()?;
@@ -122,6 +125,15 @@ impl<'a> Scan<'a> {
         let array = *self.buf.get(self.pos..)?.first_chunk::<N>()?;
         self.pos += N;
         Some(array)
+    }
+
+    fn module(&mut self) -> Option<&'a [u8]> {
+        let rest = &self.buf[self.pos..];
+        if rest.starts_with(USUAL_MODULE) {
+            self.pos += USUAL_MODULE.len();
+            return Some(&rest[..USUAL_MODULE.len() - 1]);
+        }
+        self.line()
     }
 
     fn line(&mut self) -> Option<&'a [u8]> {

@@ -410,3 +410,76 @@ fn reference_classes_beside_oids() {
     assert!(matches!(record.state(), Value::Ref(Oid(11), Some(_))));
     assert_eq!(record.state().kind().to_string(), "a reference");
 }
+
+#[test]
+fn references_in_one_go_come_to_the_same() {
+    // The same opcodes, except that a BINGET the machine would take together with what surrounds it is written
+    // wide. Long enough that every one-byte slot is within the bound.
+    let head = [
+        b"cm\nC\nq\x00.".to_vec(),
+        b"X\x00\x02\x00\x00".to_vec(),
+        vec![b'a'; 512],
+    ]
+    .concat();
+    let mut seed = 1u64;
+    let mut pick = |n: u64| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        u8::try_from((seed >> 33) % n).unwrap()
+    };
+    let mut sound = 0;
+    for _ in 0..40_000 {
+        let (mut short, mut wide) = (head.clone(), head.clone());
+        for _ in 0..3 {
+            let mut both = |bytes: &[u8]| {
+                short.extend_from_slice(bytes);
+                wide.extend_from_slice(bytes);
+            };
+            both(if pick(8) == 0 {
+                b"C\x07\0\0\0\0\0\0"
+            } else {
+                b"C\x08\0\0\0\0\0\0\0"
+            });
+            both(&[pick(9)]);
+            if pick(3) > 0 {
+                both(&[b'q', pick(4)]);
+            }
+            let slot = if pick(8) == 0 { pick(5) } else { 0 };
+            short.extend_from_slice(&[b'h', slot]);
+            wide.extend_from_slice(&[b'j', slot, 0, 0, 0]);
+            let mut both = |bytes: &[u8]| {
+                short.extend_from_slice(bytes);
+                wide.extend_from_slice(bytes);
+            };
+            both(if pick(9) == 0 { b"\x85" } else { b"\x86" });
+            if pick(3) > 0 {
+                both(&[b'q', pick(4)]);
+            }
+            both(if pick(9) == 0 { b"N" } else { b"Q" });
+            if pick(4) == 0 {
+                both(&[b'h', pick(4)]);
+            }
+        }
+        // One tuple of whatever is there, under the text that came first.
+        let [short, wide] = [short, wide].map(|mut bytes| {
+            let text = bytes.split_off(CLASS.len());
+            read_record(&Bytes::from([&bytes[..], b"(", &text, b"t."].concat()))
+        });
+        match (short, wide) {
+            (Ok(short), Ok(wide)) => {
+                sound += 1;
+                assert_eq!(show(&short, short.state(), 6), show(&wide, wide.state(), 6));
+                assert_eq!(short.heap.items.len(), wide.heap.items.len());
+            }
+            (Err(short), Err(wide)) => {
+                assert_eq!(
+                    std::mem::discriminant(&short),
+                    std::mem::discriminant(&wide)
+                );
+            }
+            (short, wide) => panic!("{short:?} {wide:?}"),
+        }
+    }
+    assert!(sound > 10_000, "{sound}");
+}
