@@ -1,1 +1,4 @@
-//! zodb
+//! Meaning of the objects that make up a big file; pure.
+
+pub mod class;
+pub mod object;
