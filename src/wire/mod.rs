@@ -5,3 +5,4 @@
 
 pub mod fs1;
 pub mod fuse;
+pub mod pickle;
