@@ -35,7 +35,14 @@ fn is_as_of(rig: &Rig, mount: &Mount<'_>, db: &Database, at: &str, options: &[&s
         mount.head(),
         mount.said()
     );
-    if let Some(manifest) = db.up_to(rig, at) {
+    let Some(manifest) = db.up_to(rig, at) else {
+        return;
+    };
+    // Cut so early that no file has a block yet: nothing to compare.
+    if std::fs::read_to_string(&manifest)
+        .unwrap()
+        .contains("\"set\":{\"")
+    {
         mount.verify(&[&manifest], options);
     }
 }

@@ -65,14 +65,13 @@ fn followed(rig: &Rig, mount: &Mount<'_>, writer: Writer, seconds: u64) -> PathB
     };
     let mut readers = [follow(&["--seed", "1"]), follow(&["--seed", "2", "--mmap"])];
     std::thread::sleep(Duration::from_secs(seconds));
-    for r in &mut readers {
-        assert!(r.is_running(), "a reader ended early: {}", mount.said());
-    }
+    let early: Vec<bool> = readers.iter_mut().map(|r| !r.is_running()).collect();
     let after = writer.commits();
     assert!(after > before, "the writer stood still");
     let log = writer.stop();
-    for r in readers {
+    for (r, early) in readers.into_iter().zip(early) {
         let ended = r.wait(SHORT);
+        assert!(!early, "ended before the writer: {ended}{}", mount.said());
         let blocks = verdict(&ended);
         println!("{after} commits; {}", ended.out.lines().last().unwrap());
         // Two or more samples in each second, of at least one block: slow machines are slow, not blind.

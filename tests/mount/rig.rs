@@ -129,15 +129,11 @@ impl Rig {
         at: PathBuf,
         zurl: &str,
     ) -> Result<Mount<'_>, Ended> {
-        // A dead mount may still be there; the new one is another connection.
-        let before: Vec<u32> = self.mount_lines(&at).iter().map(|m| m.minor).collect();
         let mut daemon = self.start(command);
         let mut line = None;
         becomes_true(SHORT, || {
-            line = self
-                .mount_lines(&at)
-                .pop()
-                .filter(|m| !before.contains(&m.minor));
+            // A dead mount may be there before; the new one may even get its number. Only an answer tells.
+            line = self.mount_lines(&at).pop().filter(|_| self.answers(&at));
             line.is_some() || !daemon.is_running()
         });
         let Some(line) = line else {
@@ -151,6 +147,13 @@ impl Rig {
             minor: line.minor,
             daemon: Some(daemon),
         })
+    }
+
+    /// Whether a server is behind this mount; one that does not let us in is one too.
+    fn answers(&self, at: &Path) -> bool {
+        let mut c = self.command("cat");
+        let ended = self.run(c.arg(at.join("head/at")), Duration::from_secs(10));
+        ended.is_good() || ended.err.contains("Permission denied")
     }
 
     /// Mounts on this very path, oldest first.
@@ -333,9 +336,8 @@ impl Mount<'_> {
 
     /// What the daemon has said so far.
     pub(crate) fn said(&self) -> String {
-        self.daemon
-            .as_ref()
-            .map_or_else(String::new, Running::err_so_far)
+        let said = self.daemon.as_ref().map(Running::err_so_far);
+        last_lines(&said.unwrap_or_default())
     }
 }
 
@@ -357,13 +359,22 @@ pub(crate) fn no_bug(ended: &Ended) {
     assert!(!bad && ended.signal().is_none(), "{ended}");
 }
 
+/// Enough of a log to see why.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
 impl Drop for Mount<'_> {
     fn drop(&mut self) {
         let Some(daemon) = self.daemon.take() else {
             return;
         };
-        let said = daemon.err_so_far();
-        println!("daemon of {}:\n{said}", self.at.display());
+        println!(
+            "daemon of {}:\n{}",
+            self.at.display(),
+            last_lines(&daemon.err_so_far())
+        );
         // Asked first, so that a failing test does not hide what a stop would have said.
         let umount = self.rig.start(self.rig.zring().arg("umount").arg(&self.at));
         let _ = umount.wait(Duration::from_secs(8));

@@ -53,6 +53,16 @@ fn mounts_as_nobody(transport: Transport) {
         fs::set_permissions(rig.path(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
     let zring = rig.path("zring").display().to_string();
+    // The first Python on PATH may lie where that user cannot go.
+    let pythons = ["python3", "/usr/bin/python3", "/usr/local/bin/python3"];
+    let runs = |p: &&str| {
+        rig.run(as_nobody(&rig, p).args(["-c", ""]), SHORT)
+            .is_good()
+    };
+    let Some(python) = pythons.into_iter().find(runs) else {
+        lack("mounts of an ordinary user: no Python that nobody may run");
+        return;
+    };
 
     let mut c = as_nobody(&rig, &zring);
     c.args([
@@ -65,7 +75,7 @@ fn mounts_as_nobody(transport: Transport) {
     let mount = rig
         .mount_by(&mut c, at.clone(), &zurl(&db.fs))
         .unwrap_or_else(|e| panic!("no mount: {e}"));
-    let mut c = as_nobody(&rig, "python3");
+    let mut c = as_nobody(&rig, python);
     c.arg(rig.path("verify_mount.py"))
         .arg(&at)
         .arg(&db.manifest)
