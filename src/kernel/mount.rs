@@ -6,7 +6,7 @@
 //! `fuse-backend-rs` can mount too, but it forces `default_permissions` and a READ limit of its own, and asks
 //! the mountpoint itself, which a dead mount does not answer.
 
-use super::mountinfo::{self, Mounted};
+use super::mountinfo;
 use crate::base::limit;
 use crate::wire::fuse::abi::{self, init};
 use crate::wire::fuse::reply::{self, Accept};
@@ -166,6 +166,16 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Errno> {
         Ok(_) => Err(Errno::EBUSY),
         Err(_) => Err(Errno::ENOENT),
     }
+}
+
+/// Asks a mount for its figures, as any program would. Enters the mount: never in the daemon.
+///
+/// # Errors
+/// The errno it answers; `ENOTCONN` from a mount whose daemon is gone.
+pub fn statfs(path: &Path) -> Result<(), i32> {
+    nix::sys::statfs::statfs(path)
+        .map(drop)
+        .map_err(|errno| errno as i32)
 }
 
 /// Aborts the connection of a mount that is not ours to serve, by the minor number of its device.
@@ -379,9 +389,4 @@ pub fn handshake(mut fuse: &File, rings: bool) -> Result<Session, MountError> {
             });
         }
     }
-}
-
-/// A mount of ours at `path`, and whether it answers, found without waiting on it.
-pub fn ours_at(path: &Path) -> Option<Mounted> {
-    mountinfo::topmost(path).filter(|m| matches!(m.fstype.as_str(), "fuse.zring" | "fuse.wcfs"))
 }

@@ -115,6 +115,10 @@ pub struct Events {
     pub refused: Option<i32>,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one per worker, and the ring is what is used"
+)]
 enum Waiter {
     Ring(Ring),
     Poll(Loads),

@@ -1,13 +1,17 @@
 //! What the machine is, threads and their cores, waking a thread.
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Starts a named thread.
 ///
@@ -61,7 +65,19 @@ impl Waker {
     /// # Errors
     /// No descriptor left.
     pub fn new() -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Self::with(EfdFlags::EFD_NONBLOCK)
+    }
+
+    /// One whose reads wait, as a read that stays in a ring has to.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn waiting() -> io::Result<Self> {
+        Self::with(EfdFlags::empty())
+    }
+
+    fn with(flags: EfdFlags) -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | flags;
         Ok(Self(Arc::new(EventFd::from_value_and_flags(0, flags)?)))
     }
 
@@ -71,8 +87,8 @@ impl Waker {
         while self.0.write(1) == Err(Errno::EINTR) {}
     }
 
-    /// Takes note of all wake-ups so far.
-    pub(super) fn drain(&self) {
+    /// Takes note of all wake-ups so far; only when there are some, if reads wait.
+    pub fn drain(&self) {
         let _ = self.0.read();
     }
 
@@ -80,4 +96,59 @@ impl Waker {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// User and group this process acts as.
+pub fn ids() -> (u32, u32) {
+    (
+        nix::unistd::geteuid().as_raw(),
+        nix::unistd::getegid().as_raw(),
+    )
+}
+
+fn stop_signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+}
+
+/// Leaves the stopping signals to [`wait_for_stop`], in this thread and those it starts.
+///
+/// # Errors
+/// Never on Linux.
+pub fn block_signals() -> io::Result<()> {
+    Ok(stop_signals().thread_block()?)
+}
+
+/// Waits for a stopping signal, at most `limit`; false when none came.
+pub fn wait_for_stop(limit: Option<Duration>) -> bool {
+    let Some(limit) = limit else {
+        while stop_signals().wait().is_err() {}
+        return true;
+    };
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let Ok(fd) = SignalFd::with_flags(&stop_signals(), flags) else {
+        return false;
+    };
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    let _ = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout);
+    matches!(fd.read_signal(), Ok(Some(_)))
+}
+
+/// Becomes a session of its own with nothing open to the terminal; stderr goes to the file `log`.
+///
+/// # Errors
+/// The log cannot be opened.
+pub fn let_go_of_terminal(log: &str) -> io::Result<()> {
+    let _ = nix::unistd::setsid(); // refused to a group leader, which is its own session already
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null");
+    let log = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(log)?;
+    nix::unistd::dup2_stderr(&log)?;
+    // A root without /dev/null: then stdout is the log too, so that the pipe's reader sees its end.
+    nix::unistd::dup2_stdout(null.as_ref().unwrap_or(&log))?;
+    Ok(())
 }
