@@ -18,7 +18,7 @@ thread_local! {
 }
 
 /// A buffer of `len` bytes; what is in it means nothing.
-pub(super) fn take(len: usize) -> Vec<u8> {
+pub fn take(len: usize) -> Vec<u8> {
     let kept = (len > SMALL)
         .then(|| KEPT.with_borrow_mut(Vec::pop))
         .flatten();
@@ -31,7 +31,7 @@ pub(super) fn take(len: usize) -> Vec<u8> {
 }
 
 /// The first `len` bytes of a filled buffer.
-pub(super) fn freeze(mut buf: Vec<u8>, len: usize) -> Bytes {
+pub fn freeze(mut buf: Vec<u8>, len: usize) -> Bytes {
     if buf.capacity() <= SMALL || buf.capacity() > LARGE {
         buf.truncate(len);
         return buf.into();

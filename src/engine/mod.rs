@@ -5,7 +5,7 @@
 //! service, with `task`, `loading` and `buffer` behind it. `control` moves head, `follow` is how it waits,
 //! `notifier` writes notifications, `log` lines. `shared` is what they share and tell each other.
 
-mod buffer;
+pub mod buffer;
 pub mod control;
 pub mod daemon;
 mod follow;
