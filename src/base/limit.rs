@@ -23,8 +23,8 @@ pub const WATCH_LINE_BYTES_MAX: usize = 4 << 10;
 /// Decoded tree nodes and chunk tables a worker keeps, in bytes (`block_cache` is shared among workers).
 pub const BLOCK_CACHE_BYTES: usize = 16 << 20;
 
-/// Pickle: items held by tuples, lists and dicts of one record. A bucket entry needs four (oid, class, key,
-/// reference), so a full stack (2^20 values, 2^19 entries) needs 2^21.
+/// Pickle: items held by the tuples of one record; as many again by its lists and dicts. A bucket entry needs
+/// four (oid, class, key, reference), so a full stack (2^20 values, 2^19 entries) needs 2^21.
 pub const PICKLE_ITEMS_MAX: usize = 4 << 20;
 /// Pickle: lists and dicts of one record. The states that are decoded hold none; old weak references do.
 pub const PICKLE_LISTS_MAX: usize = 64 << 10;
