@@ -23,11 +23,11 @@
 //! `tail` is `Voted` a commit is about to end: poll again after 2, 5, 10 ms.
 
 use super::index::Index;
-use super::open::{self, FileId, FileOpts, OpenError, Opened, Progress, Records, beside};
+use super::open::{self, FileId, FileOpts, OpenError, Opened, Progress, beside};
 use super::recent::{Past, Recent, oids_of};
 use super::reopen::{Rebuilt, Reopen, Verdict};
 use super::savedindex::IndexFault;
-use super::scan::{Ends, Look, look};
+use super::scan::{Ends, Look, Records, look};
 use super::view::{FileView, Inner};
 use super::window::{ReadAt, Window};
 use crate::base::limit::POLL_COMMITS_MAX;

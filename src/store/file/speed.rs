@@ -14,7 +14,8 @@ const PER_TXN: u64 = 10_000;
 #[test]
 #[ignore = "takes a while; prints figures"]
 fn figures() {
-    let objects = std::env::var("ZRING_SPEED_OBJECTS").map_or(1_000_000, |n| n.parse().unwrap());
+    let objects: u64 =
+        std::env::var("ZRING_SPEED_OBJECTS").map_or(1_000_000, |n| n.parse().unwrap());
     let dir = Dir::new();
     let timed = |what: &str, start: Instant, n: u64| {
         let seconds = start.elapsed().as_secs_f64();

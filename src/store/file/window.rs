@@ -58,6 +58,12 @@ pub(super) struct Window<'f, R: ?Sized> {
     fill: usize,
 }
 
+impl<R: ?Sized> std::fmt::Debug for Window<'_, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Window({} + {})", self.start, self.buf.len())
+    }
+}
+
 impl<'f, R: ReadAt + ?Sized> Window<'f, R> {
     pub(super) fn new(file: &'f R) -> Self {
         Self {
