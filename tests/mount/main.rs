@@ -1,0 +1,62 @@
+//! The binary on real mounts, looked at from outside as its users would.
+//!
+//! Each test starts `zring mount` on a directory of its own and lets child processes read the tree; this process
+//! never enters a mount, since a reader of a mount that hangs cannot be killed. A watchdog aborts the connection of a
+//! test that takes too long, and a test fails when it leaves a mount or a process behind.
+//!
+//! Tests run over the three transports `uring`, `dev` and `plain`. What the machine lacks is said on stderr (and
+//! collected by `tests/run`); nothing passes silently.
+//!
+//! Read next: `rig` (mounts and children), `machine` (what is there), `data` (databases); the others are tests.
+//!
+//! Environment, beside what `tests/run` documents: `ZRING_BIN` tests another binary, `ZRING_PYTHON` is a Python with
+//! ZODB, `ZRING_TESTS_FULL=1` makes a missing Python an error.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait, watch the clock and start threads"
+)]
+
+mod child;
+mod data;
+mod machine;
+mod rig;
+
+mod bad_input;
+mod command;
+mod content;
+mod damage;
+mod fstab;
+mod kernel_off;
+mod live;
+mod restart;
+mod rev;
+mod tree;
+mod user;
+mod warm;
+
+/// Makes of each `fn name(Transport)` the tests `name::uring`, `name::dev` and `name::plain`.
+macro_rules! on_each_transport {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name {
+            use crate::machine::Transport;
+
+            #[test]
+            fn uring() {
+                super::$name(Transport::Uring);
+            }
+
+            #[test]
+            fn dev() {
+                super::$name(Transport::Dev);
+            }
+
+            #[test]
+            fn plain() {
+                super::$name(Transport::Plain);
+            }
+        })*
+    };
+}
+pub(crate) use on_each_transport;

@@ -1,0 +1,172 @@
+//! `@<tid>` directories: how they come, how a lookup beyond head waits, and how they go when nobody needs them.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::child::becomes_true;
+use crate::data::database;
+use crate::machine::{Transport, python, root_or_lack};
+use crate::on_each_transport;
+use crate::rig::{Rig, SHORT};
+use crate::tree::{MANY, field};
+
+on_each_transport!(one_name_one_node, beyond_head_waits, goes_when_unused);
+
+fn one_name_one_node(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("names", 120);
+    let Some(db) = database(&rig, MANY) else {
+        return;
+    };
+    let mount = rig.up(&db.fs, transport);
+    let letter = |t: &&String| t.bytes().any(|c| c.is_ascii_lowercase());
+    let (oids, tids) = (db.oids(), db.tids());
+    let oid = oids.iter().find(letter).expect("an oid with a letter");
+    let tid = tids.iter().rfind(letter).expect("a tid with a letter");
+    // Eight threads at once, each time on a name that nobody asked for yet.
+    for tid in tids.iter().rev().take(4) {
+        for path in [format!("@{tid}"), format!("@{tid}/bigfile/{}", oids[0])] {
+            let seen = mount.probe(&[&format!("race {path} 8")]).remove(0);
+            assert_eq!(seen.split(' ').count(), 2, "one inode for {path}: {seen}");
+        }
+    }
+    for (lower, upper) in [
+        (
+            format!("head/bigfile/{oid}"),
+            format!("head/bigfile/{}", oid.to_uppercase()),
+        ),
+        (
+            format!("@{tid}/bigfile/{oid}"),
+            format!("@{}/bigfile/{oid}", tid.to_uppercase()),
+        ),
+    ] {
+        let got = mount.probe(&[&format!("stat {lower}"), &format!("stat {upper}")]);
+        assert_eq!(
+            field(&got[0], "ino"),
+            field(&got[1], "ino"),
+            "{lower}: {got:?}"
+        );
+        let size = field(&got[0], "size");
+        let sums = mount.probe(&[
+            &format!("sum {lower} 0 {size}"),
+            &format!("sum {upper} 0 {size}"),
+        ]);
+        assert_eq!(sums[0], sums[1]);
+    }
+    mount.stop();
+}
+
+fn beyond_head_waits(transport: Transport) {
+    if !transport.is_there() || python().is_none() {
+        return;
+    }
+    let rig = Rig::new("beyond", 120);
+    let db = rig.path("Data.fs");
+    let commit = |options: &str| {
+        let mut c = rig.tool("make_zodb.py");
+        c.arg("live").arg("--target").arg(&db).arg("--log");
+        c.arg(rig.path("log.jsonl")).args(options.split(' '));
+        rig.run(&mut c, SHORT).good();
+    };
+    commit("--create --count 2 --interval 1 --blocks 4 --blksize 8k");
+    let mount = rig.up(&db, transport);
+    let next = u64::from_str_radix(&mount.head(), 16).unwrap() + 1;
+    let look = || {
+        let mut child = rig.start(
+            rig.command("stat")
+                .arg(mount.path(&format!("@{next:016x}"))),
+        );
+        let early = becomes_true(Duration::from_millis(700), || !child.is_running());
+        assert!(!early, "did not wait for {next:016x}");
+        // Nobody else waits meanwhile.
+        mount.head();
+        child
+    };
+
+    let waiting = look();
+    waiting.signal(Signal::SIGINT);
+    let ended = waiting.wait(Duration::from_secs(5));
+    assert_eq!(ended.signal(), Some(2), "interrupted: {ended}");
+
+    let waiting = [look(), look()];
+    commit("--count 1 --blocks 4 --blksize 8k");
+    for w in waiting {
+        w.wait(Duration::from_secs(10)).good();
+    }
+
+    // The end of the server is the end of the wait.
+    let far = rig.start(rig.command("stat").arg(mount.path("@7fffffffffffffff")));
+    std::thread::sleep(Duration::from_millis(300));
+    mount.stop();
+    let ended = far.wait(Duration::from_secs(5));
+    assert!(ended.code().is_some_and(|c| c != 0), "{ended}");
+}
+
+/// Reads one place again and again past the page cache; ends by itself, with a traceback, when the bytes change.
+const HOLD: &str = "
+import os, sys, time
+fd = os.open(sys.argv[1], os.O_RDONLY)
+first = os.pread(fd, 4096, 0)
+print('open', len(first), flush=True)
+while True:
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    assert os.pread(fd, 4096, 0) == first
+    time.sleep(0.02)
+";
+
+fn goes_when_unused(transport: Transport) {
+    if !transport.is_there() || !root_or_lack("that unused @rev directories are dropped") {
+        return;
+    }
+    let rig = Rig::new("lifetime", 120);
+    let Some(db) = database(&rig, MANY) else {
+        return;
+    };
+    let mount = rig.up(&db.fs, transport);
+    let (oids, tids) = (db.oids(), db.tids());
+    let file = |tid: &String| format!("@{tid}/bigfile/{}", oids[0]);
+    let views: Vec<&String> = tids.iter().rev().take(5).collect();
+    for t in &views {
+        let got = mount.probe(&[&format!("stat {}", file(t))]).remove(0);
+        assert!(got.starts_with("ok"), "{got}");
+    }
+    assert_eq!(mount.stat("RevHead"), 5);
+    // Memory pressure, as far as directory entries and inodes go.
+    let squeeze = |left: u64| {
+        becomes_true(Duration::from_secs(20), || {
+            std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+            mount.stat("RevHead") == left
+        })
+    };
+    let mut c = rig.command("python3");
+    c.args(["-c", HOLD]).arg(mount.path(&file(views[2])));
+    let mut holder = rig.start(&mut c);
+    let begun = becomes_true(SHORT, || {
+        !holder.out_so_far().is_empty() || !holder.is_running()
+    });
+    assert!(begun && holder.is_running(), "{}", holder.err_so_far());
+    assert!(
+        squeeze(1),
+        "RevHead is {} with one file open",
+        mount.stat("RevHead")
+    );
+    for _ in 0..3 {
+        squeeze(1);
+        assert!(holder.is_running(), "{}", holder.err_so_far());
+    }
+    holder.signal(Signal::SIGTERM);
+    let ended = holder.wait(SHORT);
+    assert_eq!(ended.signal(), Some(15), "{ended}");
+    assert!(
+        squeeze(0),
+        "RevHead is {} with nothing open",
+        mount.stat("RevHead")
+    );
+    // And they come back.
+    mount.verify(&[&db.manifest], &[]);
+    mount.stop();
+}
