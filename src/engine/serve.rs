@@ -732,16 +732,11 @@ impl FileService {
     /// no longer so is taken from them, and they ask again.
     fn take_view(&mut self, published: &Published) {
         let oids = published.oids.as_deref();
-        let touched = match oids {
-            Some(oids) => {
-                self.cache.forget_head(oids);
-                self.tracked.take_touched(oids)
-            }
-            None => {
-                self.cache = Cache::new(limit::BLOCK_CACHE_BYTES / self.links.workers.len());
-                self.tracked.take_all()
-            }
-        };
+        match oids {
+            Some(oids) => self.cache.forget_head(oids),
+            None => self.cache = Cache::new(limit::BLOCK_CACHE_BYTES / self.links.workers.len()),
+        }
+        let touched = self.tracked.take_touched(oids);
         self.loading.head_changed(oids);
         for id in &touched {
             self.infos.remove(id);
@@ -903,6 +898,10 @@ impl Service for FileService {
     fn woken(&mut self, port: &mut Port) {
         while let Ok(message) = self.links.inbox.try_recv() {
             match message {
+                ToWorker::Ask(oids) => {
+                    let touched = self.tracked.touched(oids.as_deref());
+                    self.links.control.send(ToControl::Answered(touched));
+                }
                 ToWorker::View(published) => self.take_view(&published),
                 ToWorker::Switched(view) => self.switch_file(&view),
                 ToWorker::Shown => self.wake_future(port),
