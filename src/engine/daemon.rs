@@ -87,7 +87,10 @@ pub fn run(
     let (store, view) = FileStore::open(&options.database, &file_opts, progress)?;
     let at = view.at();
     let (log, log_thread) = Log::start().map_err(DaemonError::Resources)?;
-    if let Some(fault) = store.index_fault().filter(|&fault| fault != IndexFault::Absent) {
+    if let Some(fault) = store
+        .index_fault()
+        .filter(|&fault| fault != IndexFault::Absent)
+    {
         log.info(format!(
             "the saved index was not used and the database was scanned: {fault}"
         ));
