@@ -22,3 +22,62 @@ pub const WATCH_LINE_BYTES_MAX: usize = 4 << 10;
 
 /// Decoded tree nodes and chunk tables a worker keeps, in bytes (`block_cache` is shared among workers).
 pub const BLOCK_CACHE_BYTES: usize = 16 << 20;
+
+/// Ring entries of one worker. A parked request costs its entry: 8192 parked READs of 128 KiB are 1 GiB at
+/// worst, and by then the kernel's own queue takes over without losing anything.
+pub const QUEUE_ENTRIES_MAX: usize = 8192;
+/// Messages of `/dev/fuse` a worker holds; it stops reading when so many are parked.
+pub const MESSAGES_MAX: usize = 4096;
+/// Bytes of one READ, WRITE, STORE or RETRIEVE: what 256 pages hold.
+pub const PAYLOAD_BYTES: usize = 1 << 20;
+/// Asynchronous requests (readahead) the kernel may have in flight.
+pub const BACKGROUND_MAX: u16 = 256;
+
+/// Pickle: items held by tuples, lists and dicts of one record. A bucket entry needs four (oid, class, key,
+/// reference), so a full stack (2^20 values, 2^19 entries) needs 2^21.
+pub const PICKLE_ITEMS_MAX: usize = 4 << 20;
+/// Pickle: lists and dicts of one record. The states that are decoded hold none; old weak references do.
+pub const PICKLE_LISTS_MAX: usize = 64 << 10;
+/// Pickle: class names of one record. Writers memoise them: a handful is usual.
+pub const PICKLE_GLOBALS_MAX: usize = 64 << 10;
+
+/// Leaves without keys that a walk to the left steps over; none stand in a tree that ZODB wrote.
+pub const TREE_EMPTY_MAX: usize = 1000;
+/// Objects a step asks for at once. A 64 MiB block in chunks of 4 KiB has 16384.
+pub const NEED_MAX: usize = 16 << 10;
+
+/// FileStorage: entries of a scan kept unsorted, 16 bytes each: 16 MiB. A single larger transaction adds its own.
+pub const INDEX_PENDING_MAX: usize = 1 << 20;
+/// FileStorage: largest piece a scan reads at once.
+pub const SCAN_WINDOW_BYTES_MAX: usize = 4 << 20;
+/// FileStorage: records at the end of a saved index that are compared with the file before it is used.
+pub const INDEX_TRUST_RECORDS_MIN: usize = 100;
+/// FileStorage: entries all over a saved index that are compared with the file: a tenth of a second on a disk.
+pub const INDEX_SAMPLE: usize = 1000;
+
+/// FileStorage: bytes of data read with a record's header, before its length is known. A chunk of 4 KiB with its
+/// pickle around it fits.
+pub const LOAD_SMALL_BYTES: usize = 4096 + 256;
+/// FileStorage: two records this near to each other are read in one go: 16 KiB cost less than a second read.
+pub const LOAD_GAP_BYTES_MAX: u64 = 16 << 10;
+/// FileStorage: bytes read in one go, unless a single record is larger.
+pub const LOAD_RUN_BYTES_MAX: usize = 1 << 20;
+/// FileStorage: bytes of data shown of a located record: what tells its class and where raw bytes begin.
+pub const LOCATE_PREFIX_BYTES: usize = 256;
+/// FileStorage: transactions remembered to recognise a file that takes the place of the one followed.
+pub const RECENT_TXNS_MAX: usize = 1000;
+/// FileStorage: oids in those transactions, 8 bytes each: 8 MiB.
+pub const RECENT_OIDS_MAX: usize = 1 << 20;
+/// FileStorage: commits given out by one poll; the rest follows in the next.
+pub const POLL_COMMITS_MAX: usize = 1000;
+/// FileStorage: transactions of a new file that continue the old one; beyond, continuity is given up.
+pub const REOPEN_COMMITS_MAX: usize = 100_000;
+/// FileStorage: records visited when a file is opened, to remember its last transactions: a second on a cold disk.
+pub const RECENT_RECORDS_AT_OPEN: usize = 10_000;
+
+/// Largest block that is stored whole after a first touch; beyond it readers get what they ask for.
+pub const UPLOAD_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of stores that wait for the notifier; two large blocks.
+pub const STORE_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Notifications that wait for the notifier.
+pub const NOTICES_MAX: usize = 1024;

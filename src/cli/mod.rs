@@ -1,0 +1,102 @@
+//! The command line: arguments, messages for people, exit codes. The only room that prints for people.
+//!
+//! One binary; `mount.zring` and `mount.fuse.zring` are other names of it, for mount(8). Exit codes: 0 good, 1 failed,
+//! 2 usage, 3 not mounted, 5 refused for safety, 6 timed out, 7 permission.
+
+mod args;
+mod check;
+mod demo;
+mod doctor;
+mod mount;
+mod options;
+mod progress;
+mod umount;
+
+use args::{Args, Usage};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+zring: big files out of ZODB, through one exact page cache
+
+  zring mount [-f] [-o options] ZURL MNT    mount the database ZURL (file:///path/Data.fs) on directory MNT
+  zring umount [--timeout D] [--lazy] MNT   unmount
+  zring demo [DIR]                          write a small database, mount it, read it, commit to it, unmount
+  zring check [--deep] ZURL                 verify a database as zring sees it
+  zring doctor                              what this machine offers
+  zring version [--json]
+
+`zring mount --help` lists the options.
+";
+
+/// How a command ended badly.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) error: anyhow::Error,
+}
+
+impl Failure {
+    /// With an exit code other than 1.
+    pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code,
+            error: error.into(),
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            code: 1,
+            error: error.into(),
+        }
+    }
+}
+
+/// What a command comes to.
+pub(crate) type Outcome = Result<(), Failure>;
+
+/// Runs the command that `argv` names.
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut argv = argv.into_iter();
+    let name = argv.next().unwrap_or_default();
+    let name = std::path::Path::new(&name)
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let rest: Vec<OsString> = argv.collect();
+    let outcome = match name.as_str() {
+        "mount.zring" | "mount.fuse.zring" => mount::helper(Args::new(rest)),
+        _ => command(rest),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, error }) => {
+            eprintln!("zring: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn command(rest: Vec<OsString>) -> Outcome {
+    let mut rest = rest.into_iter();
+    let name = rest.next().unwrap_or_default();
+    let args = Args::new(rest.collect());
+    match name.to_str() {
+        Some("mount") => mount::command(args),
+        Some("umount" | "unmount") => umount::command(args),
+        Some("demo") => demo::command(args),
+        Some("check") => check::command(args),
+        Some("doctor") => doctor::command(args),
+        Some("version" | "--version" | "-V") => doctor::version(args),
+        Some("help" | "--help" | "-h") => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        Some("") => Err(Usage::NoCommand.into()),
+        _ => Err(Usage::Command(name.to_string_lossy().into_owned()).into()),
+    }
+}

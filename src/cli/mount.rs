@@ -1,0 +1,326 @@
+//! `zring mount`, and the same as helper of mount(8).
+//!
+//! The command starts a daemon, which is this binary with `-f`, and waits until the mount answers a statfs. The
+//! daemon tells through a pipe that it serves, or why not. Only the command enters the mount, never the daemon.
+
+use super::args::{Args, Parser, Usage};
+use super::options::{self, Options};
+use super::progress::Progress;
+use super::{Failure, Outcome};
+use crate::engine::daemon::{self, DaemonError};
+use crate::engine::start::StartError;
+use crate::kernel::mount::{self as kmount, MountError};
+use crate::kernel::{mountinfo, proc};
+use crate::store::zurl::Zurl;
+use anyhow::{Context, anyhow};
+use lexopt::prelude::*;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const HELP: &str = "zring mount [-f] [-o options] ZURL MNT
+
+Mounts the database ZURL (file:///path/Data.fs) on the directory MNT and returns when the mount answers.
+  -f, --foreground   stay in front and log to stderr
+";
+
+/// How long a fresh mount may take to answer, once the daemon says it serves.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// One request to mount.
+#[derive(Debug, Default)]
+struct Request {
+    foreground: bool,
+    /// Started by another `zring mount`, which waits for a word on stdout.
+    daemon: bool,
+    fake: bool,
+    zurl: String,
+    mountpoint: PathBuf,
+    options: Options,
+    /// The `-o` lists, for the daemon.
+    lists: Vec<String>,
+}
+
+/// `zring mount ...`
+pub(super) fn command(args: Args) -> Outcome {
+    let Some(request) = parse(args.parser(), false)? else {
+        print!("{HELP}\n{}", options::HELP);
+        return Ok(());
+    };
+    perform(&request)
+}
+
+/// `mount.zring ZURL MNT [-sfnv] [-o options]`, as mount(8) calls its helpers.
+pub(super) fn helper(args: Args) -> Outcome {
+    let Some(request) = parse(args.parser(), true)? else {
+        print!(
+            "mount.zring ZURL MNT [-sfnv] [-o options]\n\n{}",
+            options::HELP
+        );
+        return Ok(());
+    };
+    if request.fake {
+        return Ok(());
+    }
+    perform(&request)
+}
+
+fn parse(mut args: Parser, from_mount: bool) -> Result<Option<Request>, Failure> {
+    let mut request = Request::default();
+    let mut places = Vec::new();
+    let wrong = |error| Usage::Argument(error, "mount");
+    while let Some(arg) = args.next().map_err(wrong)? {
+        match arg {
+            Short('h') | Long("help") => return Ok(None),
+            Short('f') if from_mount => request.fake = true,
+            Short('f') | Long("foreground") => request.foreground = true,
+            Long("daemon") if !from_mount => request.daemon = true,
+            Short('n' | 's' | 'v') if from_mount => {}
+            Short('t') if from_mount => {
+                args.value().map_err(wrong)?;
+            }
+            Short('o') => {
+                let list = args.value().map_err(wrong)?.to_string_lossy().into_owned();
+                request
+                    .options
+                    .add(&list, from_mount)
+                    .map_err(|e| Failure::new(2, e))?;
+                request.lists.push(list);
+            }
+            Value(value) => places.push(value),
+            _ => return Err(wrong(arg.unexpected()).into()),
+        }
+    }
+    let Ok([zurl, mountpoint]) = <[_; 2]>::try_from(places) else {
+        let expected = "a database address and a directory";
+        return Err(Usage::Count {
+            expected,
+            command: "mount",
+        }
+        .into());
+    };
+    request.zurl = zurl.to_string_lossy().into_owned();
+    request.mountpoint = mountpoint.into();
+    Ok(Some(request))
+}
+
+fn perform(request: &Request) -> Outcome {
+    let Zurl::File(database) = Zurl::parse(&request.zurl).map_err(|e| Failure::new(2, e))?;
+    if request.daemon {
+        return serve_in_background(request, database);
+    }
+    let Some(mountpoint) = clear_mountpoint(&request.mountpoint, &request.zurl)? else {
+        return Ok(());
+    };
+    if request.foreground {
+        let outcome = serve(request, database, mountpoint, |_| {});
+        return outcome.map_err(|error| Failure::new(code_of(&error), error));
+    }
+    start_daemon(request, &mountpoint)
+}
+
+/// Why a directory cannot be mounted on.
+#[derive(Debug, thiserror::Error)]
+enum PlaceError {
+    #[error("mountpoint {0} does not exist: create it first (mkdir -p {0})")]
+    Missing(String),
+    #[error("mountpoint {0} is not a directory")]
+    NotDir(String),
+    #[error("mountpoint {0} may not be entered by this user")]
+    Permission(String),
+    #[error(
+        "mountpoint {path} is busy: {source_name} ({fstype}) is mounted there; unmount it first or choose another directory"
+    )]
+    Busy {
+        path: String,
+        source_name: String,
+        fstype: String,
+    },
+    #[error("mountpoint {0} cannot be used: {1}")]
+    Other(String, #[source] io::Error),
+}
+
+/// The real path of a usable mountpoint. A dead mount of the same database is detached; `None` when a live one is there.
+fn clear_mountpoint(given: &Path, zurl: &str) -> Result<Option<PathBuf>, Failure> {
+    let shown = given.display().to_string();
+    let path = real_path(given).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => PlaceError::Missing(shown.clone()),
+        io::ErrorKind::PermissionDenied => PlaceError::Permission(shown.clone()),
+        _ => PlaceError::Other(shown.clone(), error),
+    })?;
+    while let Some(there) = mountinfo::topmost(&path) {
+        if there.fstype == "autofs" {
+            break; // a trigger: what it waits for is this mount
+        }
+        let ours = matches!(there.fstype.as_str(), "fuse.zring" | "fuse.wcfs");
+        if !ours || there.source != zurl {
+            let (source_name, fstype) = (there.source, there.fstype);
+            return Err(PlaceError::Busy {
+                path: shown,
+                source_name,
+                fstype,
+            }
+            .into());
+        }
+        match answers(&path, Duration::from_secs(5)) {
+            Some(Ok(())) => {
+                eprintln!("zring: {zurl} is mounted on {shown} already");
+                return Ok(None);
+            }
+            Some(Err(libc::ENOTCONN | libc::ECONNABORTED)) => {
+                kmount::unmount(&path, true)
+                    .context("a dead mount of ours could not be detached")?;
+            }
+            Some(Err(errno)) => {
+                let error = io::Error::from_raw_os_error(errno);
+                return Err(PlaceError::Other(shown, error).into());
+            }
+            None => {
+                let error = anyhow!(
+                    "{zurl} is mounted on {shown} but does not answer; `zring umount --lazy {shown}` ends it"
+                );
+                return Err(Failure::new(4, error));
+            }
+        }
+    }
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_dir() => Ok(Some(path)),
+        Ok(_) => Err(PlaceError::NotDir(shown).into()),
+        Err(error) => Err(PlaceError::Other(shown, error).into()),
+    }
+}
+
+/// The path without symbolic links. A dead mount does not answer for itself, but its parent does.
+pub(super) fn real_path(given: &Path) -> io::Result<PathBuf> {
+    match std::fs::canonicalize(given) {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOTCONN | libc::ECONNABORTED)
+            ) =>
+        {
+            let absolute = std::path::absolute(given)?;
+            let name = absolute.file_name().ok_or(error)?;
+            let parent = absolute.parent().unwrap_or(Path::new("/"));
+            Ok(std::fs::canonicalize(parent)?.join(name))
+        }
+        path => path,
+    }
+}
+
+/// Whether a mount answers a statfs; `None` when it does not within `limit`. A thread that hangs in it is left behind.
+fn answers(path: &Path, limit: Duration) -> Option<Result<(), i32>> {
+    let (done, answer) = crossbeam_channel::bounded(1);
+    let path = path.to_owned();
+    let asked = proc::spawn("zring-ask", move || {
+        let _ = done.send(kmount::statfs(&path));
+    });
+    asked.ok()?;
+    answer.recv_timeout(limit).ok()
+}
+
+/// Runs the daemon in front.
+fn serve(
+    request: &Request,
+    database: PathBuf,
+    mountpoint: PathBuf,
+    ready: impl FnOnce(daemon::Serving),
+) -> Result<(), DaemonError> {
+    let options = daemon::Options {
+        zurl: request.zurl.clone(),
+        database,
+        mountpoint,
+        transport: request.options.transport,
+        max_record: request.options.max_record,
+        pintimeout: request.options.pintimeout,
+        read_ahead_kb: request.options.read_ahead_kb,
+        allow_other: request.options.allow_other,
+        noexec: request.options.noexec,
+    };
+    let mut bar = Progress::new("reading the database");
+    daemon::run(&options, &mut |done, total| bar.show(done, total), ready)
+}
+
+/// First word of what the daemon tells the command, on its stdout.
+const READY: &str = "ready";
+
+/// The daemon's side: stdout is the pipe to the command that waits.
+fn serve_in_background(request: &Request, database: PathBuf) -> Outcome {
+    let log: Box<str> = request
+        .options
+        .log_file
+        .as_deref()
+        .unwrap_or("/dev/null")
+        .into();
+    let outcome = serve(request, database, request.mountpoint.clone(), |serving| {
+        let _ = writeln!(
+            io::stdout(),
+            "{READY} {} {}",
+            serving.transport.name(),
+            serving.workers
+        );
+        let _ = proc::let_go_of_terminal(&log);
+    });
+    outcome.or_else(|error| {
+        let _ = write!(io::stdout(), "{} {:#}", code_of(&error), anyhow!(error));
+        std::process::exit(1)
+    })
+}
+
+/// The command's side: starts the daemon, waits for its word, then for the mount itself.
+fn start_daemon(request: &Request, mountpoint: &Path) -> Outcome {
+    let binary = std::env::current_exe()
+        .context("the path of this program is not known (is /proc mounted?)")?;
+    let mut command = Command::new(binary);
+    command.arg0("zring").args(["mount", "--daemon"]);
+    for list in &request.lists {
+        // The command has read them; rw, which mount(8) adds by itself, is no error here.
+        let list = list
+            .split(',')
+            .filter(|&o| o != "rw")
+            .collect::<Vec<_>>()
+            .join(",");
+        command.args(["-o", &list]);
+    }
+    command.arg("--").arg(&request.zurl).arg(mountpoint);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("the daemon cannot be started")?;
+    let mut word = String::new();
+    let mut pipe = child.stdout.take().expect("it is piped");
+    pipe.read_to_string(&mut word)
+        .context("the daemon's word cannot be read")?;
+    let Some((first, rest)) = word.split_once(' ') else {
+        let status = child.wait().context("the daemon is gone")?;
+        return Err(anyhow!("the daemon ended without a word ({status})").into());
+    };
+    if first != READY {
+        let _ = child.wait();
+        return Err(Failure::new(first.parse().unwrap_or(1), anyhow!("{rest}")));
+    }
+    match answers(mountpoint, ANSWER) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(errno)) => {
+            let error = io::Error::from_raw_os_error(errno);
+            Err(anyhow!(error)
+                .context("the mount was made, but does not answer")
+                .into())
+        }
+        None => Err(Failure::new(
+            6,
+            anyhow!("the mount was made, but does not answer in time"),
+        )),
+    }
+}
+
+/// The exit code of a daemon that did not come to serve.
+fn code_of(error: &DaemonError) -> u8 {
+    use crate::store::file::OpenError;
+    match error {
+        DaemonError::Open(OpenError::Permission { .. })
+        | DaemonError::Start(StartError::Mount(MountError::DevicePermission)) => 7,
+        DaemonError::Open(OpenError::Damaged { .. }) => 5,
+        _ => 1,
+    }
+}

@@ -1,0 +1,215 @@
+//! One mount from start to end: open the database, mount, serve, stop.
+//!
+//! ```text
+//!   main: opens the database, mounts, waits for the workers
+//!   zring-w<n>     serve           zring-control  moves head      zring-notify  writes notifications
+//!   zring-signal   turns SIGTERM into an unmount                  zring-log     writes lines
+//! ```
+
+use super::control::Control;
+use super::log::Log;
+use super::notifier;
+use super::serve::{FileService, Links};
+use super::shared::{Mailbox, Setup, Shared, ToControl};
+use super::start::{self, Choice, StartError};
+use crate::base::limit;
+use crate::fs::attr::Owner;
+use crate::kernel::mount::{Connection, MountSpec};
+use crate::kernel::port::TransportKind;
+use crate::kernel::proc::{self, Waker};
+use crate::store::file::{FileOpts, FileStore, OpenError, Progress};
+use crossbeam_channel::{bounded, unbounded};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// What to serve, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// As given by the user.
+    pub zurl: String,
+    /// The FileStorage it names.
+    pub database: PathBuf,
+    /// An absolute path without symbolic links.
+    pub mountpoint: PathBuf,
+    /// Which transport.
+    pub transport: Choice,
+    /// Largest record, bytes.
+    pub max_record: usize,
+    /// Seconds, shown in `.wcfs/pintimeout`.
+    pub pintimeout: Duration,
+    /// Readahead of the mount, KiB; the kernel's own when `None`.
+    pub read_ahead_kb: Option<u32>,
+    /// Others may enter the mount.
+    pub allow_other: bool,
+    /// No program files.
+    pub noexec: bool,
+}
+
+/// Why a mount is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The database.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The mount.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A thread or a descriptor.
+    #[error("the system has no room for the daemon: {0}")]
+    Resources(#[source] io::Error),
+}
+
+/// What is known once the mount is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Serving {
+    /// The transport that was chosen.
+    pub transport: TransportKind,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+/// Serves until the mount ends. `ready` is called when requests are answered.
+///
+/// # Errors
+/// The mount was not made, or its workers failed.
+pub fn run(
+    options: &Options,
+    progress: &mut Progress<'_>,
+    ready: impl FnOnce(Serving),
+) -> Result<(), DaemonError> {
+    proc::block_signals().map_err(DaemonError::Resources)?;
+    let file_opts = FileOpts {
+        max_record: options.max_record,
+    };
+    let (store, view) = FileStore::open(&options.database, &file_opts, progress)?;
+    let at = view.at();
+    let (log, log_thread) = Log::start().map_err(DaemonError::Resources)?;
+    if let Some(fault) = store.index_fault() {
+        log.info(format!(
+            "the saved index was not used and the database was scanned: {fault}"
+        ));
+    }
+    let (to_control, control_inbox) = unbounded();
+    let control_waker = Waker::waiting().map_err(DaemonError::Resources)?;
+    let control = Mailbox::new(to_control, control_waker.clone());
+    let (notices, taken) = bounded(limit::NOTICES_MAX);
+
+    let spec = MountSpec {
+        source: options.zurl.clone(),
+        mountpoint: options.mountpoint.clone(),
+        subtype: "zring".to_owned(),
+        allow_other: options.allow_other,
+        noexec: options.noexec,
+    };
+    let mut made = None;
+    let running = start::start(spec, options.transport, |connection, _, seats| {
+        let shared = Arc::new(Shared::new(Setup {
+            at,
+            workers: seats.len(),
+            zurl: options.zurl.clone(),
+            pintimeout: format!("{:.1}", options.pintimeout.as_secs_f64()),
+            owner: owner(),
+            max_record: options.max_record,
+            log: log.clone(),
+        }));
+        let (senders, inboxes): (Vec<_>, Vec<_>) = seats
+            .iter()
+            .map(|seat| {
+                let (sender, inbox) = unbounded();
+                (Mailbox::new(sender, seat.waker.clone()), inbox)
+            })
+            .unzip();
+        let services = inboxes
+            .into_iter()
+            .enumerate()
+            .map(|(index, inbox)| {
+                let links = Links {
+                    inbox,
+                    workers: senders.clone(),
+                    control: control.clone(),
+                    notices: notices.clone(),
+                };
+                FileService::new(index, Arc::clone(&shared), links, view.clone())
+            })
+            .collect();
+        notifier::start(
+            Arc::clone(connection),
+            Arc::clone(&shared),
+            taken,
+            control.clone(),
+        )?;
+        made = Some((shared, senders));
+        Ok(services)
+    })?;
+    drop(view);
+    let (shared, workers) = made.expect("start calls it once");
+    if let Some(kb) = options.read_ahead_kb
+        && let Err(error) = running.connection.set_read_ahead_kb(kb)
+    {
+        log.warning(format!("readahead stays the kernel's: {error}"));
+    }
+    let control_thread = Control {
+        store,
+        shared: Arc::clone(&shared),
+        connection: Arc::clone(&running.connection),
+        workers,
+        notices,
+        inbox: control_inbox,
+        mailbox: control.clone(),
+        waker: control_waker,
+        rings: running.transport != TransportKind::Plain,
+    }
+    .start(at)
+    .map_err(DaemonError::Resources)?;
+    let ending = Arc::clone(&running.connection);
+    proc::spawn("zring-signal", move || stop_on_signal(&ending, &shared))
+        .map_err(DaemonError::Resources)?;
+    ready(Serving {
+        transport: running.transport,
+        workers: running.seats.len(),
+    });
+    let outcome = running.join();
+    control.send(ToControl::Stop);
+    let _ = control_thread.join();
+    drop(control);
+    if let Err(error) = &outcome {
+        log.error(format!("a worker ended: {error}"));
+    }
+    drop(log);
+    let _ = log_thread.is_finished(); // others may hold the log still; its lines are written as they come
+    outcome.map_err(DaemonError::Resources)
+}
+
+/// Nodes belong to whom the daemon runs as.
+fn owner() -> Owner {
+    let (uid, gid) = proc::ids();
+    Owner { uid, gid }
+}
+
+/// How long a busy mount may stay.
+const BUSY: Duration = Duration::from_secs(5);
+/// How long a detached mount may stay busy before its callers get an error.
+const DETACHED: Duration = Duration::from_secs(2);
+
+/// The first SIGTERM or SIGINT unmounts in order, a second one at once. The bound from signal to exit is 10 s.
+fn stop_on_signal(connection: &Connection, shared: &Shared) {
+    proc::wait_for_stop(None);
+    shared.stopping.store(true, Ordering::SeqCst);
+    shared.log.info("stopping");
+    let began = Instant::now();
+    let mut detached = false;
+    loop {
+        let elapsed = began.elapsed();
+        if !detached && connection.unmount(elapsed > BUSY).is_ok() {
+            detached = true;
+        }
+        if elapsed > BUSY + DETACHED || proc::wait_for_stop(Some(Duration::from_millis(50))) {
+            let _ = connection.abort();
+            let _ = connection.unmount(true);
+            return;
+        }
+    }
+}

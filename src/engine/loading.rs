@@ -1,0 +1,273 @@
+//! Loads of one worker: many at once, each object once.
+//!
+//! A *flight* is one batch of loads. What the page cache of the database file has is taken at once; only what has
+//! to be waited for becomes a read of the port, and the flight stays here until the last of them is done.
+//! Whoever needs an object that is in flight joins it (READ 4). A flight belongs to nobody: a caller that goes
+//! away takes nothing from the others.
+//!
+//! Loads coalesce within a worker. Across workers the page cache of the database file does it: two workers that
+//! miss the same bytes wait for the same pages.
+
+use super::buffer;
+use crate::base::{Oid, Rev, Tid};
+use crate::kernel::file::{Now, read_now};
+use crate::kernel::port::{Port, ReadDone};
+use crate::store::file::{Batch, FileView, Locate, Located, Read, ReadId};
+use crate::store::{LoadError, Loaded};
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+/// Number of a task of this worker.
+pub(super) type TaskId = usize;
+
+/// What was found at an oid.
+#[derive(Debug)]
+pub(super) enum Fetched {
+    /// A record.
+    Object(Result<Loaded, LoadError>),
+    /// The place of a record, in this file.
+    Place(Result<Located, LoadError>, Arc<File>),
+}
+
+/// An object that came in, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) rev: Rev,
+    pub(super) oid: Oid,
+    pub(super) fetched: Fetched,
+    /// It was loaded from a state that is no longer the view's: ask again.
+    pub(super) stale: bool,
+    pub(super) tasks: Vec<TaskId>,
+}
+
+/// A read of raw bytes that a task waits for.
+#[derive(Clone, Debug)]
+pub(super) struct RawRead {
+    pub(super) task: TaskId,
+    pub(super) file: Arc<File>,
+    /// Position in the file.
+    pub(super) pos: u64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    tasks: Vec<TaskId>,
+    stale: bool,
+}
+
+#[derive(Debug)]
+enum Plan {
+    Objects(Batch),
+    Places(Locate),
+}
+
+impl Plan {
+    fn next_read(&mut self) -> Option<Read> {
+        match self {
+            Self::Objects(batch) => batch.next_read(),
+            Self::Places(locate) => locate.next_read(),
+        }
+    }
+
+    fn complete(&mut self, id: ReadId, result: io::Result<Bytes>) {
+        match self {
+            Self::Objects(batch) => batch.complete(id, result),
+            Self::Places(locate) => locate.complete(id, result),
+        }
+    }
+
+    fn file(&self) -> &Arc<File> {
+        match self {
+            Self::Objects(batch) => batch.view().file(),
+            Self::Places(locate) => locate.view().file(),
+        }
+    }
+
+    fn next_done(&mut self) -> Option<(Oid, Fetched)> {
+        match self {
+            Self::Objects(batch) => batch.next_done().map(|(oid, r)| (oid, Fetched::Object(r))),
+            Self::Places(locate) => {
+                let file = Arc::clone(locate.view().file());
+                locate
+                    .next_done()
+                    .map(|(oid, r)| (oid, Fetched::Place(r, file)))
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Flight {
+    rev: Rev,
+    plan: Plan,
+    open_reads: usize,
+}
+
+/// What a read of the port is for.
+#[derive(Clone, Debug)]
+enum Purpose {
+    Flight(usize, ReadId),
+    Raw(RawRead),
+}
+
+/// All loads of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Loading {
+    flights: Vec<Option<Flight>>,
+    purposes: Vec<Option<Purpose>>,
+    waiting: FxHashMap<(Rev, Oid), Waiting>,
+}
+
+/// The first free place of a table, which grows by one when there is none.
+fn free_place<T>(table: &mut Vec<Option<T>>) -> usize {
+    table.iter().position(Option::is_none).unwrap_or_else(|| {
+        table.push(None);
+        table.len() - 1
+    })
+}
+
+impl Loading {
+    /// Notes that `task` waits for `oid`; true when nobody else does yet, so that it has to be loaded.
+    pub(super) fn join(&mut self, rev: Rev, oid: Oid, task: TaskId) -> bool {
+        let waiting = self.waiting.entry((rev, oid)).or_default();
+        waiting.tasks.push(task);
+        waiting.tasks.len() == 1
+    }
+
+    /// Loads the records of `oids` as of `at`; what is at hand is delivered now.
+    pub(super) fn objects(
+        &mut self,
+        port: &mut Port,
+        (rev, at, view): (Rev, Tid, &FileView),
+        oids: &[Oid],
+        out: &mut Vec<Delivery>,
+    ) {
+        let plan = Plan::Objects(view.batch(at, oids.iter().copied()));
+        self.start(
+            port,
+            Flight {
+                rev,
+                plan,
+                open_reads: 0,
+            },
+            out,
+        );
+    }
+
+    /// Finds where the records of `oids` lie.
+    pub(super) fn places(
+        &mut self,
+        port: &mut Port,
+        (rev, at, view): (Rev, Tid, &FileView),
+        oids: &[Oid],
+        out: &mut Vec<Delivery>,
+    ) {
+        let plan = Plan::Places(view.locate(at, oids.iter().copied()));
+        self.start(
+            port,
+            Flight {
+                rev,
+                plan,
+                open_reads: 0,
+            },
+            out,
+        );
+    }
+
+    fn start(&mut self, port: &mut Port, flight: Flight, out: &mut Vec<Delivery>) {
+        let index = free_place(&mut self.flights);
+        self.flights[index] = Some(flight);
+        self.go_on(port, index, out);
+    }
+
+    /// Reads what is at hand, starts what is not, delivers what is done.
+    fn go_on(&mut self, port: &mut Port, index: usize, out: &mut Vec<Delivery>) {
+        let flight = self.flights[index]
+            .as_mut()
+            .expect("a flight with reads is kept");
+        while let Some(read) = flight.plan.next_read() {
+            let mut buf = buffer::take(read.len);
+            match read_now(flight.plan.file(), read.pos, &mut buf) {
+                Ok(Now::Done(len)) => flight.plan.complete(read.id, Ok(buffer::freeze(buf, len))),
+                Err(error) => flight.plan.complete(read.id, Err(error)),
+                Ok(Now::WouldWait) => {
+                    flight.open_reads += 1;
+                    let token = free_place(&mut self.purposes);
+                    self.purposes[token] = Some(Purpose::Flight(index, read.id));
+                    let token = u32::try_from(token).expect("bounded by the requests in flight");
+                    port.read_file(token, flight.plan.file(), read.pos, buf);
+                }
+            }
+        }
+        while let Some((oid, fetched)) = flight.plan.next_done() {
+            let waiting = self.waiting.remove(&(flight.rev, oid)).unwrap_or_default();
+            let Waiting { tasks, stale } = waiting;
+            out.push(Delivery {
+                rev: flight.rev,
+                oid,
+                fetched,
+                stale,
+                tasks,
+            });
+        }
+        if flight.open_reads == 0 {
+            self.flights[index] = None;
+        }
+    }
+
+    /// Reads raw bytes for a task that cannot have them at once.
+    pub(super) fn raw(&mut self, port: &mut Port, read: RawRead, len: usize) {
+        let place = free_place(&mut self.purposes);
+        let token = u32::try_from(place).expect("bounded by the requests in flight");
+        port.read_file(token, &read.file, read.pos, buffer::take(len));
+        self.purposes[place] = Some(Purpose::Raw(read));
+    }
+
+    /// A read ended. Gives back one that a task waits for.
+    pub(super) fn read_done(
+        &mut self,
+        port: &mut Port,
+        done: ReadDone,
+        out: &mut Vec<Delivery>,
+    ) -> Option<(RawRead, io::Result<Bytes>)> {
+        let purpose = self.purposes[done.token as usize]
+            .take()
+            .expect("a read ends once");
+        let result = done.result.map(|len| buffer::freeze(done.buf, len));
+        match purpose {
+            Purpose::Raw(read) => Some((read, result)),
+            Purpose::Flight(index, id) => {
+                let flight = self.flights[index]
+                    .as_mut()
+                    .expect("a flight with reads is kept");
+                flight.open_reads -= 1;
+                flight.plan.complete(id, result);
+                self.go_on(port, index, out);
+                None
+            }
+        }
+    }
+
+    /// Head moved on: what is in flight of these objects is old.
+    pub(super) fn head_changed(&mut self, oids: Option<&[Oid]>) {
+        match oids {
+            Some(oids) => {
+                for &oid in oids {
+                    if let Some(waiting) = self.waiting.get_mut(&(Rev::Head, oid)) {
+                        waiting.stale = true;
+                    }
+                }
+            }
+            None => {
+                let heads = self
+                    .waiting
+                    .iter_mut()
+                    .filter(|((rev, _), _)| *rev == Rev::Head);
+                heads.for_each(|(_, waiting)| waiting.stale = true);
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! One line per event on stderr, never at a worker's expense.
+//!
+//! Lines go through a bounded queue to a thread of their own; when the queue is full or one kind of line comes
+//! too often they are counted instead of written.
+
+use crate::kernel::proc;
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Worth knowing.
+    Info,
+    /// A request was refused, or something is slower than it should be.
+    Warning,
+    /// Something is damaged or lost.
+    Error,
+}
+
+/// Lines waiting to be written.
+const QUEUE: usize = 1024;
+/// Lines of one level written in a burst, and then per second.
+const BURST: u32 = 50;
+const PER_SECOND: u32 = 10;
+
+struct Line {
+    level: Level,
+    text: String,
+}
+
+/// Where lines go; cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    lines: Sender<Line>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Log({} queued)", self.lines.len())
+    }
+}
+
+impl Log {
+    /// Starts the thread; it ends, all lines written, when the last handle is gone.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn start() -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (lines, taken) = bounded::<Line>(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&dropped);
+        let thread = proc::spawn("zring-log", move || {
+            let mut allowances = [Allowance::full(), Allowance::full(), Allowance::full()];
+            for line in taken {
+                let suppressed = match allowances[line.level as usize].take() {
+                    Some(suppressed) => suppressed + counted.swap(0, Ordering::Relaxed),
+                    None => continue,
+                };
+                write_line(&line, suppressed);
+            }
+        })?;
+        Ok((Self { lines, dropped }, thread))
+    }
+
+    fn put(&self, level: Level, text: String) {
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(Line { level, text }) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Worth knowing.
+    pub fn info(&self, text: impl fmt::Display) {
+        self.put(Level::Info, text.to_string());
+    }
+
+    /// Refused, or slow.
+    pub fn warning(&self, text: impl fmt::Display) {
+        self.put(Level::Warning, text.to_string());
+    }
+
+    /// Damaged, or lost.
+    pub fn error(&self, text: impl fmt::Display) {
+        self.put(Level::Error, text.to_string());
+    }
+}
+
+fn write_line(line: &Line, suppressed: u64) {
+    let level = match line.level {
+        Level::Info => "info",
+        Level::Warning => "warning",
+        Level::Error => "error",
+    };
+    let more = if suppressed > 0 {
+        format!(" (suppressed={suppressed})")
+    } else {
+        String::new()
+    };
+    // A stderr that nobody reads is no reason to stop serving.
+    let _ = writeln!(std::io::stderr(), "zring: {level}: {}{more}", line.text);
+}
+
+/// What one level may still write.
+struct Allowance {
+    left: u32,
+    since: Instant,
+    suppressed: u64,
+}
+
+impl Allowance {
+    fn full() -> Self {
+        Self {
+            left: BURST,
+            since: Instant::now(),
+            suppressed: 0,
+        }
+    }
+
+    /// Lines suppressed since the last one written, or `None` when this one is too.
+    fn take(&mut self) -> Option<u64> {
+        let seconds = u32::try_from(self.since.elapsed().as_secs()).unwrap_or(u32::MAX);
+        if seconds > 0 {
+            self.left = self
+                .left
+                .saturating_add(seconds.saturating_mul(PER_SECOND))
+                .min(BURST);
+            self.since += Duration::from_secs(seconds.into());
+        }
+        if self.left == 0 {
+            self.suppressed += 1;
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let mut allowance = Allowance::full();
+        let written = (0..1000).filter(|_| allowance.take().is_some()).count();
+        assert!((50..70).contains(&written), "{written}");
+        assert!(allowance.suppressed >= 930);
+    }
+}

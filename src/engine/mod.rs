@@ -1,0 +1,19 @@
+//! Threads, bounded channels, the loop: the one room that sees both columns.
+//!
+//! `daemon` is one mount from start to end. `start` turns a mountpoint into a connection and pinned workers;
+//! `worker` is the loop of one of them, which drives any [`worker::Service`]; `serve` is the file system as such a
+//! service, with `task`, `loading` and `buffer` behind it. `control` moves head, `follow` is how it waits,
+//! `notifier` writes notifications, `log` lines. `shared` is what they share and tell each other.
+
+mod buffer;
+pub mod control;
+pub mod daemon;
+mod follow;
+mod loading;
+pub mod log;
+mod notifier;
+pub mod serve;
+pub mod shared;
+pub mod start;
+mod task;
+pub mod worker;

@@ -1,0 +1,183 @@
+//! Messages of `/dev/fuse`: one descriptor of the connection, read and answered.
+//!
+//! A reply goes to the descriptor its request was read from; each worker therefore has a clone of its own.
+//! Descriptors do not block: a wake-up may find that another worker took the request.
+//!
+//! A message buffer has two halves, the request and the reply, mapped lazily. FORGET and INTERRUPT come this way
+//! whatever the transport is (kernel-note 0005).
+
+use super::port::Held;
+use crate::base::{Unique, limit};
+use crate::wire::fuse::abi;
+use crate::wire::fuse::reply;
+use crate::wire::fuse::request::{self, Parts};
+use memmap2::MmapMut;
+use nix::errno::Errno;
+use nix::sys::uio;
+use std::fs::{File, OpenOptions};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// The kernel wants room for a header and the largest WRITE.
+const REQUEST_LEN_MAX: usize = limit::PAYLOAD_BYTES + 4096;
+
+nix::ioctl_read!(
+    /// Attaches a fresh descriptor of `/dev/fuse` to the connection of another one, whose number is read.
+    fuse_dev_ioc_clone, 229, 0, u32
+);
+
+/// Another descriptor of the connection of `original`, non-blocking.
+///
+/// # Errors
+/// `/dev/fuse` cannot be opened, or the kernel is older than 4.2.
+pub fn clone(original: &File) -> std::io::Result<File> {
+    let fresh = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open("/dev/fuse")?;
+    let mut fd = u32::try_from(original.as_raw_fd()).expect("descriptors are not negative");
+    // SAFETY: the argument is a valid u32 for the call; the kernel reads it and keeps nothing.
+    unsafe { fuse_dev_ioc_clone(fresh.as_raw_fd(), &raw mut fd) }?;
+    Ok(fresh)
+}
+
+struct Message {
+    map: MmapMut,
+    len: usize,
+    unique: Unique,
+}
+
+/// One descriptor and the messages read from it that are not yet answered.
+pub struct Dev {
+    file: File,
+    messages: Vec<Message>,
+    free: Vec<u32>,
+}
+
+impl std::fmt::Debug for Dev {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Dev({:?}, {} messages, {} free)",
+            self.file,
+            self.messages.len(),
+            self.free.len()
+        )
+    }
+}
+
+/// What a read found.
+#[derive(Debug)]
+pub enum Received {
+    /// A request.
+    Request(Held),
+    /// Nothing now.
+    Empty,
+    /// As many requests are parked as may be.
+    Full,
+    /// Unmounted or aborted.
+    Gone,
+}
+
+impl Dev {
+    /// Takes a non-blocking descriptor.
+    pub fn new(file: File) -> Self {
+        Self {
+            file,
+            messages: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    /// The descriptor, for polling.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Reads one request.
+    ///
+    /// # Errors
+    /// An errno that this file does not explain.
+    pub fn receive(&mut self) -> Result<Received, Errno> {
+        let Some(index) = self.take_free()? else {
+            return Ok(Received::Full);
+        };
+        let message = &mut self.messages[index as usize];
+        let received = loop {
+            match nix::unistd::read(&self.file, &mut message.map[..REQUEST_LEN_MAX]) {
+                Ok(len) => {
+                    message.len = len;
+                    let head: Option<abi::InHeader> = abi::read(&message.map[..len]);
+                    message.unique = Unique(head.map_or(0, |h| h.unique));
+                    return Ok(Received::Request(Held::message(index)));
+                }
+                // ENOENT: the request was interrupted while it was read.
+                Err(Errno::EINTR | Errno::ENOENT) => {}
+                Err(Errno::EAGAIN) => break Received::Empty,
+                Err(Errno::ENODEV | Errno::ECONNABORTED) => break Received::Gone,
+                Err(errno) => return Err(errno),
+            }
+        };
+        self.free.push(index);
+        Ok(received)
+    }
+
+    fn take_free(&mut self) -> Result<Option<u32>, Errno> {
+        if let Some(index) = self.free.pop() {
+            return Ok(Some(index));
+        }
+        if self.messages.len() == limit::MESSAGES_MAX {
+            return Ok(None);
+        }
+        let map =
+            MmapMut::map_anon(REQUEST_LEN_MAX + limit::PAYLOAD_BYTES).map_err(|_| Errno::ENOMEM)?;
+        self.messages.push(Message {
+            map,
+            len: 0,
+            unique: Unique(0),
+        });
+        Ok(Some(
+            u32::try_from(self.messages.len() - 1).expect("bounded by MESSAGES_MAX"),
+        ))
+    }
+
+    /// The parts of a held request; a message that cannot be cut has no rest.
+    pub(super) fn parts(&self, index: u32) -> Parts<'_> {
+        let message = &self.messages[index as usize];
+        let bytes = &message.map[..message.len];
+        let header = &bytes[..abi::IN_HEADER_LEN.min(message.len)];
+        request::split(bytes).unwrap_or(Parts {
+            header,
+            fixed: &[],
+            rest: &[],
+        })
+    }
+
+    /// Where the reply body goes.
+    pub(super) fn body(&mut self, index: u32) -> &mut [u8] {
+        &mut self.messages[index as usize].map[REQUEST_LEN_MAX..]
+    }
+
+    /// Answers a held request.
+    pub(super) fn reply(&mut self, index: u32, outcome: Result<usize, i32>) {
+        let message = &self.messages[index as usize];
+        let header = reply::header(message.unique, outcome);
+        let body = &message.map[REQUEST_LEN_MAX..][..outcome.unwrap_or(0)];
+        let parts = [IoSlice::new(abi::bytes(&header)), IoSlice::new(body)];
+        // ENOENT: the caller is gone. Whatever else is wrong with a reply, nobody is left to be told.
+        let parts = if body.is_empty() {
+            &parts[..1]
+        } else {
+            &parts[..]
+        };
+        while uio::writev(&self.file, parts) == Err(Errno::EINTR) {}
+        self.free.push(index);
+    }
+
+    /// Forgets a request that has no answer.
+    pub(super) fn discard(&mut self, index: u32) {
+        self.free.push(index);
+    }
+}

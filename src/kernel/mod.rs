@@ -1,0 +1,24 @@
+//! The edge: every system call of the serving daemon, and every unsafe block.
+//!
+//! `mount` makes the connection and shakes hands; `port` is what a worker waits on, with the three transports
+//! behind it: `queue` (FUSE over io_uring), `dev` (messages of `/dev/fuse`), on `ring` (one io_uring) or on
+//! poll(2). `file` reads the database, `loads` does so where io_uring is forbidden. `notify` writes
+//! notifications, `proc` pins threads and reads what the machine is.
+//!
+//! Nothing here knows what a request means. A held request is a value ([`port::Held`]): it is answered once or
+//! handed on, and dropping it is a bug.
+
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
+pub mod dev;
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
+pub mod file;
+pub mod loads;
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
+pub mod mount;
+pub mod mountinfo;
+pub mod notify;
+pub mod port;
+pub mod proc;
+pub mod queue;
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
+pub mod ring;

@@ -1,0 +1,461 @@
+//! What a worker waits on: requests, finished reads, wake-ups. Three transports, one interface.
+//!
+//! | transport | requests | waits in | reads of the database |
+//! |---|---|---|---|
+//! | `uring` | entries of its queues ([`super::queue`]); FORGET and INTERRUPT by `/dev/fuse` on one worker | its ring | its ring |
+//! | `dev` | clone of `/dev/fuse` ([`super::dev`]), multishot poll on its ring | its ring | its ring |
+//! | `plain` | clone of `/dev/fuse` | poll(2) | threads ([`super::loads`]) |
+//!
+//! A `uring` port whose entries the kernel refuses becomes a `dev` port: the connection goes on.
+//!
+//! Owned by one thread. Held requests and reads in flight belong to it; what a held request is for is not its
+//! business.
+
+use super::dev::{Dev, Received};
+use super::loads::Loads;
+use super::proc::Waker;
+use super::queue::{Queues, Refusal};
+use super::ring::{Completion, Ring};
+use crate::wire::fuse::request::{Parts, Request, RequestError};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How requests reach the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportKind {
+    /// FUSE over io_uring.
+    Uring,
+    /// io_uring on clones of `/dev/fuse`.
+    Dev,
+    /// poll(2), read(2) and write(2); no io_uring anywhere.
+    Plain,
+}
+
+impl TransportKind {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uring => "uring",
+            Self::Dev => "dev",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// A request that is ours until it is answered: neither copied nor dropped.
+#[derive(Debug)]
+#[must_use = "a held request has to be answered"]
+pub struct Held {
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Entry(u32),
+    Message(u32),
+}
+
+impl Held {
+    pub(super) fn entry(index: u32) -> Self {
+        Self {
+            place: Place::Entry(index),
+        }
+    }
+
+    pub(super) fn message(index: u32) -> Self {
+        Self {
+            place: Place::Message(index),
+        }
+    }
+
+    fn into_place(self) -> Place {
+        let place = self.place;
+        std::mem::forget(self);
+        place
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        assert!(
+            std::thread::panicking(),
+            "BUG: a held request was dropped unanswered"
+        );
+    }
+}
+
+/// A finished read of the database.
+#[derive(Debug)]
+pub struct ReadDone {
+    /// As given to [`Port::read_file`].
+    pub token: u32,
+    /// Bytes read, or why not. Fewer than asked at the end of the file only.
+    pub result: io::Result<usize>,
+    /// The bytes.
+    pub buf: Vec<u8>,
+}
+
+/// What one wait brought. Kept by the worker and emptied by it, so that waiting allocates nothing.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// Requests, oldest first.
+    pub requests: Vec<Held>,
+    /// Finished reads.
+    pub reads: Vec<ReadDone>,
+    /// Somebody called the waker.
+    pub woken: bool,
+    /// The connection has ended.
+    pub gone: bool,
+    /// The kernel refused ring entries with this errno; the port goes on by `/dev/fuse`.
+    pub refused: Option<i32>,
+}
+
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one per worker, and the ring is what is used"
+)]
+enum Waiter {
+    Ring(Ring),
+    Poll(Loads),
+}
+
+struct InFlight {
+    token: u32,
+    file: Arc<File>,
+    buf: Vec<u8>,
+    pos: u64,
+    got: usize,
+}
+
+/// See the module.
+pub struct Port {
+    waiter: Waiter,
+    queues: Option<Queues>,
+    dev: Dev,
+    /// Whether `dev` is polled here.
+    dev_polled: bool,
+    /// Whether `dev` may hold requests that were not read yet.
+    dev_ready: bool,
+    waker: Waker,
+    completions: Vec<Completion>,
+    /// Reads the ring works on, by number.
+    reads: Vec<Option<InFlight>>,
+    reads_free: Vec<u32>,
+}
+
+impl std::fmt::Debug for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Port({:?}, {:?})", self.queues, self.dev)
+    }
+}
+
+/// Kinds of completions, in the top byte of `user_data`.
+const ENTRY: u64 = 1 << 56;
+const READ: u64 = 2 << 56;
+const DEV: u64 = 3 << 56;
+const WAKE: u64 = 4 << 56;
+const KIND: u64 = 0xff << 56;
+
+/// Requests read from `/dev/fuse` in one turn. Others may be idle while one worker hoards.
+const DEV_BATCH: usize = 2;
+
+fn entry_data(index: u32) -> u64 {
+    ENTRY | u64::from(index)
+}
+
+impl Port {
+    /// A port on `ring`. `dev` is polled unless `poll_dev` is false.
+    pub fn on_ring(mut ring: Ring, dev: Dev, poll_dev: bool, waker: Waker) -> Self {
+        ring.push_poll(waker.fd(), WAKE);
+        let mut this = Self::new(Waiter::Ring(ring), dev, waker);
+        if poll_dev {
+            this.poll_dev();
+        }
+        this
+    }
+
+    /// A port that waits in poll(2) and never touches io_uring.
+    pub fn plain(loads: Loads, dev: Dev, waker: Waker) -> Self {
+        let mut this = Self::new(Waiter::Poll(loads), dev, waker);
+        this.dev_polled = true;
+        this
+    }
+
+    fn new(waiter: Waiter, dev: Dev, waker: Waker) -> Self {
+        Self {
+            waiter,
+            queues: None,
+            dev,
+            dev_polled: false,
+            dev_ready: false,
+            waker,
+            completions: Vec::with_capacity(256),
+            reads: Vec::new(),
+            reads_free: Vec::new(),
+        }
+    }
+
+    /// Registers ring entries for `qids`; only after the INIT reply.
+    ///
+    /// # Errors
+    /// No memory, or the file cannot be registered with the ring.
+    pub fn register_queues(&mut self, fuse: &File, qids: &[u16], payload: usize) -> io::Result<()> {
+        let Waiter::Ring(ring) = &mut self.waiter else {
+            panic!("BUG: queues need a ring");
+        };
+        ring.register_file(fuse.as_fd())?;
+        self.queues = Some(Queues::new(ring, qids, payload, entry_data)?);
+        Ok(())
+    }
+
+    /// Reads requests from `/dev/fuse` here from now on.
+    pub fn poll_dev(&mut self) {
+        if let Waiter::Ring(ring) = &mut self.waiter
+            && !self.dev_polled
+        {
+            ring.push_poll(self.dev.fd(), DEV);
+        }
+        self.dev_polled = true;
+        // Level or edge: look once in any case.
+        self.dev_ready = true;
+    }
+
+    /// Waits at most `timeout` and adds what came to `events`.
+    ///
+    /// # Errors
+    /// An errno that nothing here explains; the worker cannot go on.
+    pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Events) -> io::Result<()> {
+        let timeout = if self.dev_ready {
+            Some(Duration::ZERO)
+        } else {
+            timeout
+        };
+        match &mut self.waiter {
+            Waiter::Ring(ring) => {
+                ring.wait(timeout)?;
+                ring.reap(&mut self.completions);
+                self.complete(events)?;
+            }
+            Waiter::Poll(loads) => {
+                let waker = PollFd::new(self.waker.fd(), PollFlags::POLLIN);
+                let dev = PollFd::new(self.dev.fd(), PollFlags::POLLIN);
+                let mut fds = [waker, dev];
+                let limit = timeout.map_or(PollTimeout::NONE, |t| {
+                    PollTimeout::try_from(t).unwrap_or(PollTimeout::MAX)
+                });
+                match poll(&mut fds, limit) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                let ready = fds.map(|fd| fd.any().unwrap_or(false));
+                if ready[0] {
+                    self.waker.drain();
+                    events.woken = true;
+                }
+                self.dev_ready |= ready[1];
+                while let Some(load) = loads.finished() {
+                    events.reads.push(ReadDone {
+                        token: load.token,
+                        result: load.result,
+                        buf: load.buf,
+                    });
+                }
+            }
+        }
+        self.receive(events)
+    }
+
+    /// Acts on reaped completions.
+    fn complete(&mut self, events: &mut Events) -> io::Result<()> {
+        let mut completions = std::mem::take(&mut self.completions);
+        for done in completions.drain(..) {
+            let index = u32::try_from(done.data & !KIND).expect("numbers below 2^32 are submitted");
+            match done.data & KIND {
+                ENTRY => self.entry_done(index, done, events),
+                READ => self.read_done(index, done.res, events),
+                DEV => {
+                    self.dev_ready = true;
+                    if !done.more {
+                        self.dev_polled = false;
+                        self.poll_dev();
+                    }
+                }
+                _ => {
+                    self.waker.drain();
+                    events.woken = true;
+                    let Waiter::Ring(ring) = &mut self.waiter else {
+                        continue;
+                    };
+                    if !done.more {
+                        ring.push_poll(self.waker.fd(), WAKE);
+                    }
+                }
+            }
+        }
+        self.completions = completions;
+        if let (Some(queues), Waiter::Ring(ring)) = (&mut self.queues, &mut self.waiter) {
+            queues.refill(ring, entry_data)?;
+        }
+        Ok(())
+    }
+
+    fn entry_done(&mut self, index: u32, done: Completion, events: &mut Events) {
+        let (Some(queues), Waiter::Ring(ring)) = (&mut self.queues, &mut self.waiter) else {
+            return; // entries of queues that were given up
+        };
+        match queues.completed(ring, index, done.res, done.data) {
+            Ok(Some(held)) => events.requests.push(held),
+            Ok(None) => {}
+            Err(Refusal::Gone) => events.gone = true,
+            Err(Refusal::Register(errno)) => {
+                events.refused = Some(errno);
+                self.poll_dev();
+            }
+        }
+    }
+
+    fn read_done(&mut self, index: u32, res: i32, events: &mut Events) {
+        let mut read = self.reads[index as usize]
+            .take()
+            .expect("a read completes once");
+        match usize::try_from(res) {
+            Ok(n) => {
+                read.got += n;
+                if n > 0 && read.got < read.buf.len() {
+                    self.push_read(index, read); // short, but not at the end yet
+                    return;
+                }
+            }
+            Err(_) if matches!(-res, libc::EINTR | libc::EAGAIN) => {
+                self.push_read(index, read);
+                return;
+            }
+            Err(_) => {}
+        }
+        self.reads_free.push(index);
+        let result = if res < 0 {
+            Err(io::Error::from_raw_os_error(-res))
+        } else {
+            Ok(read.got)
+        };
+        events.reads.push(ReadDone {
+            token: read.token,
+            result,
+            buf: read.buf,
+        });
+    }
+
+    /// Reads requests of `/dev/fuse`, a few at a time.
+    fn receive(&mut self, events: &mut Events) -> io::Result<()> {
+        for _ in 0..DEV_BATCH {
+            if !self.dev_ready {
+                return Ok(());
+            }
+            match self.dev.receive()? {
+                Received::Request(held) => events.requests.push(held),
+                Received::Empty | Received::Full => self.dev_ready = false,
+                Received::Gone => {
+                    self.dev_ready = false;
+                    events.gone = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The request held.
+    ///
+    /// # Errors
+    /// It is cut short; the caller answers EIO.
+    pub fn request(&self, held: &Held) -> Result<Request<'_>, RequestError> {
+        Request::parse(self.parts(held))
+    }
+
+    fn parts(&self, held: &Held) -> Parts<'_> {
+        match held.place {
+            Place::Entry(index) => self.entries().parts(index),
+            Place::Message(index) => self.dev.parts(index),
+        }
+    }
+
+    fn entries(&self) -> &Queues {
+        self.queues.as_ref().expect("an entry is held")
+    }
+
+    /// Where the reply body goes. Names and data of the request itself may be overwritten by it.
+    pub fn body(&mut self, held: &Held) -> &mut [u8] {
+        match held.place {
+            Place::Entry(index) => self.queues.as_mut().expect("an entry is held").body(index),
+            Place::Message(index) => self.dev.body(index),
+        }
+    }
+
+    /// Answers: the length of the body, or an errno.
+    pub fn reply(&mut self, held: Held, outcome: Result<usize, i32>) {
+        match (held.into_place(), &mut self.queues, &mut self.waiter) {
+            (Place::Entry(index), Some(queues), Waiter::Ring(ring)) => {
+                queues.commit(ring, index, outcome, entry_data(index));
+            }
+            (Place::Message(index), ..) => self.dev.reply(index, outcome),
+            _ => unreachable!("an entry is held"),
+        }
+    }
+
+    /// Lets go of a request that has no answer: FORGET, INTERRUPT, and all of them when the connection is gone.
+    pub fn discard(&mut self, held: Held) {
+        match held.into_place() {
+            Place::Message(index) => self.dev.discard(index),
+            Place::Entry(_) => {}
+        }
+    }
+
+    /// Starts a read of the database; its end is an event with `token`.
+    pub fn read_file(&mut self, token: u32, file: &Arc<File>, pos: u64, buf: Vec<u8>) {
+        if let Waiter::Poll(loads) = &self.waiter {
+            loads.start(token, Arc::clone(file), pos, buf);
+            return;
+        }
+        let index = self.reads_free.pop().unwrap_or_else(|| {
+            self.reads.push(None);
+            u32::try_from(self.reads.len() - 1).expect("bounded by the requests in flight")
+        });
+        self.push_read(
+            index,
+            InFlight {
+                token,
+                file: Arc::clone(file),
+                buf,
+                pos,
+                got: 0,
+            },
+        );
+    }
+
+    fn push_read(&mut self, index: u32, mut read: InFlight) {
+        let Waiter::Ring(ring) = &mut self.waiter else {
+            unreachable!("reads of a ring")
+        };
+        let pos = read.pos + read.got as u64;
+        ring.push_read(
+            read.file.as_fd(),
+            pos,
+            &mut read.buf[read.got..],
+            READ | u64::from(index),
+        );
+        self.reads[index as usize] = Some(read);
+    }
+}
+
+impl Drop for Port {
+    /// The kernel may still write to entries and to the buffers of unfinished reads: they are leaked, once, at
+    /// the end.
+    fn drop(&mut self) {
+        std::mem::forget(self.queues.take());
+        std::mem::forget(std::mem::take(&mut self.reads));
+    }
+}

@@ -1,0 +1,154 @@
+//! What the machine is, threads and their cores, waking a thread.
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Starts a named thread.
+///
+/// # Errors
+/// The system has no room for one.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one place that starts threads"
+)]
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(1 << 20)
+        .spawn(body)
+}
+
+/// CPUs this process may run on, in order: one worker each.
+pub fn cpus_allowed() -> Vec<usize> {
+    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let cpus: Vec<_> = (0..CpuSet::count())
+        .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
+        .collect();
+    if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+/// Keeps the calling thread on one CPU. Being refused costs speed, not correctness.
+pub fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    if set.set(cpu).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
+
+/// Queues the kernel has for FUSE over io_uring: one per *possible* CPU. `None` without /sys.
+pub fn queues() -> Option<u16> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok()?;
+    let last = text.trim().rsplit(['-', ',']).next()?;
+    last.parse::<u16>().ok()?.checked_add(1)
+}
+
+/// Wakes the worker that polls it, from any thread.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<EventFd>);
+
+impl Waker {
+    /// A new one.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn new() -> io::Result<Self> {
+        Self::with(EfdFlags::EFD_NONBLOCK)
+    }
+
+    /// One whose reads wait, as a read that stays in a ring has to.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn waiting() -> io::Result<Self> {
+        Self::with(EfdFlags::empty())
+    }
+
+    fn with(flags: EfdFlags) -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | flags;
+        Ok(Self(Arc::new(EventFd::from_value_and_flags(0, flags)?)))
+    }
+
+    /// Wakes it now, or as soon as it waits.
+    pub fn wake(&self) {
+        // A full counter (EAGAIN) means that it has not looked yet, which is as good.
+        while self.0.write(1) == Err(Errno::EINTR) {}
+    }
+
+    /// Takes note of all wake-ups so far; only when there are some, if reads wait.
+    pub fn drain(&self) {
+        let _ = self.0.read();
+    }
+
+    /// What to poll.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// User and group this process acts as.
+pub fn ids() -> (u32, u32) {
+    (
+        nix::unistd::geteuid().as_raw(),
+        nix::unistd::getegid().as_raw(),
+    )
+}
+
+fn stop_signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+}
+
+/// Leaves the stopping signals to [`wait_for_stop`], in this thread and those it starts.
+///
+/// # Errors
+/// Never on Linux.
+pub fn block_signals() -> io::Result<()> {
+    Ok(stop_signals().thread_block()?)
+}
+
+/// Waits for a stopping signal, at most `limit`; false when none came.
+pub fn wait_for_stop(limit: Option<Duration>) -> bool {
+    let Some(limit) = limit else {
+        while stop_signals().wait().is_err() {}
+        return true;
+    };
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let Ok(fd) = SignalFd::with_flags(&stop_signals(), flags) else {
+        return false;
+    };
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    let _ = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout);
+    matches!(fd.read_signal(), Ok(Some(_)))
+}
+
+/// Becomes a session of its own with nothing open to the terminal; stderr goes to the file `log`.
+///
+/// # Errors
+/// The log cannot be opened.
+pub fn let_go_of_terminal(log: &str) -> io::Result<()> {
+    let _ = nix::unistd::setsid(); // refused to a group leader, which is its own session already
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null");
+    let log = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(log)?;
+    nix::unistd::dup2_stderr(&log)?;
+    // A root without /dev/null: then stdout is the log too, so that the pipe's reader sees its end.
+    nix::unistd::dup2_stdout(null.as_ref().unwrap_or(&log))?;
+    Ok(())
+}

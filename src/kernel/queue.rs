@@ -1,0 +1,240 @@
+//! FUSE over io_uring: the entries of the queues a worker owns.
+//!
+//! An entry is a header block and a payload buffer that the kernel remembers by address. It is in one of two
+//! states:
+//!
+//! ```text
+//!   Armed (the kernel's)  --completion-->  Held (ours)
+//!         ^                                   |
+//!         +------ commit-and-fetch -----------+      one command answers and arms again
+//! ```
+//!
+//! Requests of a CPU come only to the queue of that CPU, so a queue whose entries are all parked is deaf:
+//! whenever fewer than [`FREE_MIN`] are armed, a group more is registered. Entries belong to their queue for
+//! ever. Buffers are mapped lazily: a parked entry costs the pages its request touched.
+//!
+//! kernel-note 0002 (every possible CPU needs an entry), 0005 (what still comes by `/dev/fuse`)
+
+use super::port::Held;
+use super::ring::{self, Ring};
+use crate::base::{Unique, limit};
+use crate::wire::fuse::abi::{self, RingBlock, ring_cmd};
+use crate::wire::fuse::reply;
+use crate::wire::fuse::request::Parts;
+use memmap2::MmapMut;
+use std::io;
+
+/// Fewer armed entries than this and a queue gets more.
+pub const FREE_MIN: usize = 4;
+/// Entries registered together; their header blocks share one page.
+const GROUP: usize = 8;
+/// Distance of header blocks: 288 rounded up so that a group fills a page.
+const BLOCK_STRIDE: usize = 512;
+const PAGE: usize = 4096;
+
+const _: () = assert!(GROUP * BLOCK_STRIDE == PAGE && size_of::<RingBlock>() <= BLOCK_STRIDE);
+
+/// The completion of a REGISTER or of a commit said that the queues are of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Unmounted or aborted.
+    Gone,
+    /// The kernel refused an entry; the connection goes on by `/dev/fuse`.
+    Register(i32),
+}
+
+/// Entries registered together: one mapping, a page of header blocks and then the payloads.
+struct Group {
+    map: MmapMut,
+    /// What REGISTER reads: block and payload of each entry.
+    iovecs: Box<[[libc::iovec; 2]; GROUP]>,
+}
+
+/// One entry, whichever its state.
+struct Entry {
+    qid: u16,
+    armed: bool,
+    /// Named by the kernel at fetch, needed for the commit.
+    commit_id: u64,
+    unique: Unique,
+}
+
+/// All queues of one worker.
+pub struct Queues {
+    payload_len: usize,
+    groups: Vec<Group>,
+    entries: Vec<Entry>,
+    /// Armed entries of each queue, by qid.
+    armed: Vec<usize>,
+}
+
+impl std::fmt::Debug for Queues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Queues({} entries, armed {:?})",
+            self.entries.len(),
+            self.armed
+        )
+    }
+}
+
+impl Queues {
+    /// Registers a first group of entries for each of `qids`.
+    ///
+    /// # Errors
+    /// No memory for the buffers.
+    pub fn new(
+        ring: &mut Ring,
+        qids: &[u16],
+        payload_len: usize,
+        data: impl Fn(u32) -> u64,
+    ) -> io::Result<Self> {
+        let queues = qids.iter().max().map_or(0, |&q| usize::from(q) + 1);
+        let mut this = Self {
+            payload_len,
+            groups: Vec::new(),
+            entries: Vec::new(),
+            armed: vec![0; queues],
+        };
+        for &qid in qids {
+            this.grow(ring, qid, &data)?;
+        }
+        Ok(this)
+    }
+
+    /// Registers one more group for `qid`.
+    fn grow(&mut self, ring: &mut Ring, qid: u16, data: &impl Fn(u32) -> u64) -> io::Result<()> {
+        let mut map = MmapMut::map_anon(PAGE + GROUP * self.payload_len)?;
+        let base = map.as_mut_ptr();
+        let iovecs = Box::new(std::array::from_fn(|i| {
+            let at = |offset: usize, len: usize| libc::iovec {
+                iov_base: base.wrapping_add(offset).cast(),
+                iov_len: len,
+            };
+            [
+                at(i * BLOCK_STRIDE, size_of::<RingBlock>()),
+                at(PAGE + i * self.payload_len, self.payload_len),
+            ]
+        }));
+        self.groups.push(Group { map, iovecs });
+        for _ in 0..GROUP {
+            let index = u32::try_from(self.entries.len()).expect("bounded by QUEUE_ENTRIES_MAX");
+            self.entries.push(Entry {
+                qid,
+                armed: true,
+                commit_id: 0,
+                unique: Unique(0),
+            });
+            self.register(ring, index, data(index));
+        }
+        self.armed[usize::from(qid)] += GROUP;
+        Ok(())
+    }
+
+    fn register(&self, ring: &mut Ring, index: u32, data: u64) {
+        let (group, i) = self.place(index);
+        let iovecs = std::ptr::from_ref(&self.groups[group].iovecs[i]) as u64;
+        let qid = self.entries[index as usize].qid;
+        ring.push(&ring::fuse_cmd(ring_cmd::REGISTER, qid, 0, iovecs, data));
+    }
+
+    fn place(&self, index: u32) -> (usize, usize) {
+        (index as usize / GROUP, index as usize % GROUP)
+    }
+
+    /// An entry completed: its request is now held, or the queues have ended.
+    pub(super) fn completed(
+        &mut self,
+        ring: &mut Ring,
+        index: u32,
+        res: i32,
+        data: u64,
+    ) -> Result<Option<Held>, Refusal> {
+        match -res {
+            0 => {}
+            // Not initialised yet, or interrupted: the same entry once more.
+            libc::EAGAIN | libc::EINTR => {
+                self.register(ring, index, data);
+                return Ok(None);
+            }
+            libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED => return Err(Refusal::Gone),
+            errno => return Err(Refusal::Register(errno)),
+        }
+        let (group, i) = self.place(index);
+        let block = &self.groups[group].map[i * BLOCK_STRIDE..];
+        let commit_id = u64::from_ne_bytes(block[264..272].try_into().expect("8 bytes"));
+        let unique = u64::from_ne_bytes(block[8..16].try_into().expect("8 bytes"));
+        let entry = &mut self.entries[index as usize];
+        assert!(entry.armed, "BUG: an entry completed twice");
+        entry.armed = false;
+        entry.commit_id = commit_id;
+        entry.unique = Unique(unique);
+        self.armed[usize::from(entry.qid)] -= 1;
+        Ok(Some(Held::entry(index)))
+    }
+
+    /// Registers more entries for every queue that runs short of armed ones.
+    pub(super) fn refill(&mut self, ring: &mut Ring, data: impl Fn(u32) -> u64) -> io::Result<()> {
+        for qid in 0..self.armed.len() {
+            let own = self.armed[qid];
+            let qid = u16::try_from(qid).expect("made from u16s");
+            if own < FREE_MIN
+                && self.entries.len() < limit::QUEUE_ENTRIES_MAX
+                && self.entries.iter().any(|e| e.qid == qid)
+            {
+                self.grow(ring, qid, &data)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts of a held request.
+    pub(super) fn parts(&self, index: u32) -> Parts<'_> {
+        let (group, i) = self.place(index);
+        let map = &self.groups[group].map;
+        let block = &map[i * BLOCK_STRIDE..];
+        let sent = u32::from_ne_bytes(block[272..276].try_into().expect("4 bytes"));
+        let sent = usize::try_from(sent)
+            .unwrap_or(usize::MAX)
+            .min(self.payload_len);
+        Parts {
+            header: &block[..abi::IN_HEADER_LEN],
+            fixed: &block[128..256],
+            rest: &map[PAGE + i * self.payload_len..][..sent],
+        }
+    }
+
+    /// Where the reply body of a held request goes; the request's own payload is overwritten.
+    pub(super) fn body(&mut self, index: u32) -> &mut [u8] {
+        let (group, i) = self.place(index);
+        &mut self.groups[group].map[PAGE + i * self.payload_len..][..self.payload_len]
+    }
+
+    /// Answers a held request and arms its entry again.
+    pub(super) fn commit(
+        &mut self,
+        ring: &mut Ring,
+        index: u32,
+        outcome: Result<usize, i32>,
+        data: u64,
+    ) {
+        let (group, i) = self.place(index);
+        let entry = &mut self.entries[index as usize];
+        let block = &mut self.groups[group].map[i * BLOCK_STRIDE..][..BLOCK_STRIDE];
+        block[..abi::OUT_HEADER_LEN]
+            .copy_from_slice(abi::bytes(&reply::header(entry.unique, outcome)));
+        let len = u32::try_from(outcome.unwrap_or(0)).expect("at most the payload");
+        block[272..276].copy_from_slice(&len.to_ne_bytes());
+        entry.armed = true;
+        self.armed[usize::from(entry.qid)] += 1;
+        let cmd = ring::fuse_cmd(
+            ring_cmd::COMMIT_AND_FETCH,
+            entry.qid,
+            entry.commit_id,
+            0,
+            data,
+        );
+        ring.push(&cmd);
+    }
+}

@@ -1,0 +1,416 @@
+//! Loading many objects of one view: decides what to read, and reads nothing.
+//!
+//! The sub-objects of a block usually lie next to each other in the file. So a batch looks all of them up,
+//! sorts the positions, and asks for runs of the file rather than for records. The length of a record is known
+//! only from its header: the first read takes what a small record needs, a larger one is asked for again, in full.
+//!
+//! ```text
+//!           index                 tid > at: follow prev
+//! oid ------------> Revision <-------------------------+     prev 0: NotYet
+//!   | none              |  \---------------------------+
+//!   v                   | tid <= at
+//! NoObject              v
+//!            has data? no: follow the back pointer -> Share(serial) -> ...      back 0: Deleted
+//!                       | yes
+//!                       v
+//!                    all bytes here? no: ask -> Body -> done
+//! ```
+//!
+//! Every record met must belong to the object, and every pointer must lead backwards: so each walk ends, and an
+//! index that no longer belongs to the file is noticed. A walk goes on inside bytes already here without asking.
+//!
+//! The driver's part: take every `next_read`, carry it out, `complete` it, and take what `next_done` gives; after
+//! each `complete` there may be more of both. It is over when nothing is under way and both give `None`. A short answer
+//! means that the file ended there: a driver whose read stopped early for another reason reads the rest itself.
+
+use super::view::FileView;
+use crate::base::limit::{
+    LOAD_GAP_BYTES_MAX, LOAD_RUN_BYTES_MAX, LOAD_SMALL_BYTES, LOCATE_PREFIX_BYTES,
+};
+use crate::base::{Oid, Tid};
+use crate::store::{LoadError, Loaded};
+use crate::wire::fs1::{DATA_HEADER_LEN, DataHeader, Fault, MAGIC_LEN, WORD_LEN, word};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::io;
+
+/// A record's header and its back pointer, or the beginning of its data.
+const HEAD_LEN: usize = DATA_HEADER_LEN + WORD_LEN;
+
+/// Names a read of one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReadId(pub u32);
+
+/// A read the batch wants done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Name to complete it by.
+    pub id: ReadId,
+    /// Position in the view's file.
+    pub pos: u64,
+    /// Bytes wanted.
+    pub len: usize,
+}
+
+/// Where the data of a revision lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// The transaction that made this revision.
+    pub serial: Tid,
+    /// Position of the data in the file of the view's generation.
+    pub data_pos: u64,
+    /// Bytes of data.
+    pub data_len: usize,
+    /// The first bytes of the data, up to 256.
+    pub prefix: Bytes,
+}
+
+/// Loads of many objects.
+#[derive(Debug)]
+pub struct Batch(Walk);
+
+impl Batch {
+    pub(super) fn new(view: FileView, at: Tid, oids: impl Iterator<Item = Oid>) -> Self {
+        Self(Walk::new(view, at, oids, usize::MAX))
+    }
+
+    /// A read wanted now.
+    pub fn next_read(&mut self) -> Option<Read> {
+        self.0.next_read()
+    }
+
+    /// Takes what a read gave.
+    pub fn complete(&mut self, id: ReadId, result: io::Result<Bytes>) {
+        self.0.complete(id, result);
+    }
+
+    /// An object that is done; in no particular order.
+    pub fn next_done(&mut self) -> Option<(Oid, Result<Loaded, LoadError>)> {
+        let (oid, result) = self.0.done.pop_front()?;
+        let loaded = result.map(|found| Loaded {
+            serial: found.serial,
+            data: found.prefix,
+        });
+        Some((oid, loaded))
+    }
+
+    /// The view loaded from.
+    pub fn view(&self) -> &FileView {
+        &self.0.view
+    }
+}
+
+/// Locates many objects; driven as a `Batch` is.
+#[derive(Debug)]
+pub struct Locate(Walk);
+
+impl Locate {
+    pub(super) fn new(view: FileView, at: Tid, oids: impl Iterator<Item = Oid>) -> Self {
+        Self(Walk::new(view, at, oids, LOCATE_PREFIX_BYTES))
+    }
+
+    /// A read wanted now.
+    pub fn next_read(&mut self) -> Option<Read> {
+        self.0.next_read()
+    }
+
+    /// Takes what a read gave.
+    pub fn complete(&mut self, id: ReadId, result: io::Result<Bytes>) {
+        self.0.complete(id, result);
+    }
+
+    /// An object that is done; in no particular order.
+    pub fn next_done(&mut self) -> Option<(Oid, Result<Located, LoadError>)> {
+        self.0.done.pop_front()
+    }
+
+    /// The view that positions belong to.
+    pub fn view(&self) -> &FileView {
+        &self.0.view
+    }
+}
+
+/// What both have in common.
+#[derive(Debug)]
+struct Walk {
+    view: FileView,
+    at: Tid,
+    /// Bytes of data wanted of each object.
+    keep: usize,
+    objects: Vec<Object>,
+    /// Bytes wanted, not asked for yet.
+    wants: Vec<Want>,
+    /// Reads planned, not taken yet; in order of position.
+    planned: VecDeque<Read>,
+    /// What each read is for, by its id.
+    flights: Vec<Flight>,
+    done: VecDeque<(Oid, Result<Located, LoadError>)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Object {
+    oid: Oid,
+    /// Position of the record looked at.
+    pos: u64,
+    step: Step,
+}
+
+/// What an object looks for; drawn above.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A revision not above `at`. The record must not be above this tid.
+    Revision { newest: Tid },
+    /// The data that the revision `serial` shares.
+    Share { serial: Tid },
+    /// The bytes of the data, whose place is known.
+    Body { serial: Tid, len: usize },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Want {
+    pos: u64,
+    len: usize,
+    object: usize,
+}
+
+#[derive(Debug, Default)]
+struct Flight {
+    pos: u64,
+    objects: Vec<usize>,
+}
+
+impl Walk {
+    fn new(view: FileView, at: Tid, oids: impl Iterator<Item = Oid>, keep: usize) -> Self {
+        assert!(
+            at <= view.at(),
+            "BUG: load as of {at} on a view of {}",
+            view.at()
+        );
+        let mut walk = Self {
+            view,
+            at,
+            keep,
+            objects: Vec::with_capacity(oids.size_hint().0),
+            wants: Vec::with_capacity(oids.size_hint().0),
+            planned: VecDeque::new(),
+            flights: Vec::new(),
+            done: VecDeque::new(),
+        };
+        for oid in oids {
+            walk.start(oid);
+        }
+        walk
+    }
+
+    fn start(&mut self, oid: Oid) {
+        let inner = self.view.inner();
+        let Some(pos) = inner.index.get(oid) else {
+            return self.done.push_back((oid, Err(LoadError::NoObject)));
+        };
+        let newest = inner.newest;
+        let step = Step::Revision { newest };
+        self.objects.push(Object { oid, pos, step });
+        let object = self.objects.len() - 1;
+        if let Err(error) = self.want(object) {
+            self.done.push_back((oid, Err(error)));
+        }
+    }
+
+    fn next_read(&mut self) -> Option<Read> {
+        if self.planned.is_empty() {
+            self.plan();
+        }
+        self.planned.pop_front()
+    }
+
+    /// Turns wants into reads: neighbours are read in one run.
+    fn plan(&mut self) {
+        self.wants.sort_unstable_by_key(|want| want.pos);
+        for want in self.wants.drain(..) {
+            let end = want.pos + want.len as u64;
+            if let Some(run) = self.planned.back_mut() {
+                let run_end = run.pos + run.len as u64;
+                let joined = usize::try_from(end.max(run_end) - run.pos).unwrap_or(usize::MAX);
+                if want.pos <= run_end + LOAD_GAP_BYTES_MAX && joined <= LOAD_RUN_BYTES_MAX {
+                    run.len = joined;
+                    let flight = self
+                        .flights
+                        .last_mut()
+                        .expect("a planned read has a flight");
+                    flight.objects.push(want.object);
+                    continue;
+                }
+            }
+            let id = ReadId(u32::try_from(self.flights.len()).expect("BUG: 2^32 reads in a batch"));
+            let (pos, len) = (want.pos, want.len);
+            self.planned.push_back(Read { id, pos, len });
+            let objects = vec![want.object];
+            self.flights.push(Flight { pos, objects });
+        }
+    }
+
+    fn complete(&mut self, id: ReadId, result: io::Result<Bytes>) {
+        let flight = self.flights.get_mut(id.0 as usize).map(std::mem::take);
+        let flight = flight.expect("BUG: completion of a read that was never asked for");
+        for object in flight.objects {
+            let outcome = match &result {
+                Ok(bytes) => self.advance(
+                    object,
+                    &Here {
+                        bytes,
+                        pos: flight.pos,
+                    },
+                ),
+                Err(error) => Err(LoadError::Io {
+                    pos: flight.pos,
+                    source: again(error),
+                }),
+            };
+            let oid = self.objects[object].oid;
+            match outcome {
+                Ok(Some(found)) => self.done.push_back((oid, Ok(found))),
+                Ok(None) => {}
+                Err(error) => self.done.push_back((oid, Err(error))),
+            }
+        }
+    }
+
+    /// Asks for the bytes that an object's step needs.
+    fn want(&mut self, object: usize) -> Result<(), LoadError> {
+        let Object { oid, pos, step } = self.objects[object];
+        let (pos, len) = match step {
+            Step::Body { len, .. } => (pos + DATA_HEADER_LEN as u64, len.min(self.keep)),
+            Step::Revision { .. } | Step::Share { .. } => {
+                let room = self.view.inner().end.checked_sub(pos);
+                let room = room.filter(|&r| pos >= MAGIC_LEN && r >= HEAD_LEN as u64);
+                let Some(room) = room else {
+                    let what = Fault::Outside;
+                    return Err(LoadError::Corrupt { oid, pos, what });
+                };
+                let small = DATA_HEADER_LEN + self.keep.min(LOAD_SMALL_BYTES);
+                (pos, usize::try_from(room).unwrap_or(small).min(small))
+            }
+        };
+        self.wants.push(Want { pos, len, object });
+        Ok(())
+    }
+
+    /// Goes on with an object whose bytes have come, as far as they reach.
+    fn advance(&mut self, n: usize, here: &Here<'_>) -> Result<Option<Located>, LoadError> {
+        let mut asked_for = true;
+        loop {
+            let object = self.objects[n];
+            let (oid, pos) = (object.oid, object.pos);
+            let next = match object.step {
+                Step::Body { serial, len } => here
+                    .bytes(pos + DATA_HEADER_LEN as u64, len.min(self.keep))
+                    .map(|prefix| Next::Done(located(serial, pos, len, prefix))),
+                Step::Revision { .. } | Step::Share { .. } => here
+                    .head(pos)
+                    .map(|(header, back)| self.judge(&object, header, back))
+                    .transpose()?,
+            };
+            match next {
+                Some(Next::Done(found)) => return Ok(Some(found)),
+                Some(Next::Go(pos, step)) => self.objects[n] = Object { oid, pos, step },
+                None if asked_for => {
+                    let what = Fault::FileCut;
+                    return Err(LoadError::Corrupt { oid, pos, what });
+                }
+                None => return self.want(n).map(|()| None),
+            }
+            asked_for = false;
+        }
+    }
+
+    /// Where the record at an object's position leads.
+    fn judge(&self, object: &Object, header: &DataHeader, back: u64) -> Result<Next, LoadError> {
+        let Object { oid, pos, step } = *object;
+        let corrupt = |what| LoadError::Corrupt { oid, pos, what };
+        if header.oid() != oid {
+            return Err(corrupt(Fault::OtherOid(header.oid())));
+        }
+        header.check(pos).map_err(corrupt)?;
+        let tid = header.tid();
+        let (above, serial) = match step {
+            Step::Revision { newest } => (newest, tid),
+            Step::Share { serial } | Step::Body { serial, .. } => (serial, serial),
+        };
+        if tid > above {
+            return Err(corrupt(Fault::NewerTid { tid, above }));
+        }
+        if serial > self.at {
+            let step = Step::Revision { newest: tid };
+            return match header.prev() {
+                0 => Err(LoadError::NotYet),
+                prev => Ok(Next::Go(prev, step)),
+            };
+        }
+        match (header.plen(), back) {
+            (0, 0) => Err(LoadError::Deleted { at: serial }),
+            (0, back) if back < pos => Ok(Next::Go(back, Step::Share { serial })),
+            (0, back) => Err(corrupt(Fault::BackOrder(back))),
+            (plen, _) => {
+                let max = self.view.inner().max_record;
+                let len = usize::try_from(plen).ok().filter(|&len| len <= max);
+                let len = len.ok_or(LoadError::TooBig { len: plen, max })?;
+                if pos + (HEAD_LEN + len) as u64 > self.view.inner().end {
+                    return Err(corrupt(Fault::Outside));
+                }
+                Ok(Next::Go(pos, Step::Body { serial, len }))
+            }
+        }
+    }
+}
+
+/// Where a step leads.
+enum Next {
+    /// To a record and what to look for there.
+    Go(u64, Step),
+    /// Nowhere: this is it.
+    Done(Located),
+}
+
+fn located(serial: Tid, pos: u64, data_len: usize, prefix: Bytes) -> Located {
+    let data_pos = pos + DATA_HEADER_LEN as u64;
+    Located {
+        serial,
+        data_pos,
+        data_len,
+        prefix,
+    }
+}
+
+/// Bytes of the file that have come.
+struct Here<'b> {
+    bytes: &'b Bytes,
+    pos: u64,
+}
+
+impl Here<'_> {
+    fn range(&self, pos: u64, len: usize) -> Option<std::ops::Range<usize>> {
+        let from = usize::try_from(pos.checked_sub(self.pos)?).ok()?;
+        let to = from.checked_add(len)?;
+        (to <= self.bytes.len()).then_some(from..to)
+    }
+
+    /// A slice of the buffer, sharing it.
+    fn bytes(&self, pos: u64, len: usize) -> Option<Bytes> {
+        self.range(pos, len).map(|range| self.bytes.slice(range))
+    }
+
+    /// The header of a record and the word behind it. There always is one: a record has at least one byte of
+    /// data or a back pointer, and the length of its transaction follows the last.
+    fn head(&self, pos: u64) -> Option<(&DataHeader, u64)> {
+        let bytes = &self.bytes[self.range(pos, HEAD_LEN)?];
+        Some((DataHeader::view(bytes)?, word(&bytes[DATA_HEADER_LEN..])?))
+    }
+}
+
+/// The same error once more: one failed read fails all objects it was for.
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => error.kind().into(),
+    }
+}

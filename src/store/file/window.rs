@@ -1,0 +1,101 @@
+//! Reading a file piece by piece: a window that slides over it.
+//!
+//! Scans ask for a few dozen bytes at a time. Going on where the window ends, it doubles up to 4 MiB (a file
+//! of small records is read sequentially); skipping far ahead, over a large record, it starts small again, so
+//! that a file of 2 MiB blocks costs one short read per record. Going backwards it is laid around the wanted
+//! bytes, because a walk backwards reads each transaction forwards.
+//!
+//! `ReadAt` is what a file looks like from here; tests put bytes in its place. Bytes are never mapped: the
+//! writer may truncate the file at any time.
+
+use crate::base::limit::SCAN_WINDOW_BYTES_MAX;
+use std::fs::File;
+use std::io;
+
+/// Smallest piece read.
+const FILL_MIN: usize = 8 << 10;
+
+/// Positional reads.
+pub(super) trait ReadAt {
+    /// Reads at a position, as `pread` does: less than asked near the end of the file.
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize>;
+
+    /// Reads until `buf` is full or the file ends; gives the number of bytes.
+    fn read_full(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.read_at(&mut buf[done..], pos + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl ReadAt for File {
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(self, buf, pos)
+    }
+}
+
+impl ReadAt for [u8] {
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+        let from = usize::try_from(pos).map_or(self.len(), |p| p.min(self.len()));
+        let n = buf.len().min(self.len() - from);
+        buf[..n].copy_from_slice(&self[from..from + n]);
+        Ok(n)
+    }
+}
+
+/// A sliding window over a file.
+pub(super) struct Window<'f, R: ?Sized> {
+    file: &'f R,
+    start: u64,
+    buf: Vec<u8>,
+    fill: usize,
+}
+
+impl<'f, R: ReadAt + ?Sized> Window<'f, R> {
+    pub(super) fn new(file: &'f R) -> Self {
+        Self {
+            file,
+            start: 0,
+            buf: Vec::new(),
+            fill: FILL_MIN,
+        }
+    }
+
+    /// `len` bytes at `pos`, at most 4 KiB; `None` if the file ends before.
+    pub(super) fn get(&mut self, pos: u64, len: usize) -> io::Result<Option<&[u8]>> {
+        debug_assert!(len <= FILL_MIN / 2, "BUG: windows are for small reads");
+        if self.offset(pos, len).is_none() {
+            self.slide(pos)?;
+        }
+        Ok(self.offset(pos, len).map(|at| &self.buf[at..at + len]))
+    }
+
+    /// Where `pos` stands in the buffer, if it holds `len` bytes from there.
+    fn offset(&self, pos: u64, len: usize) -> Option<usize> {
+        let at = usize::try_from(pos.checked_sub(self.start)?).ok()?;
+        (at + len <= self.buf.len()).then_some(at)
+    }
+
+    fn slide(&mut self, pos: u64) -> io::Result<()> {
+        let end = self.start + self.buf.len() as u64;
+        self.fill = match (self.start..=end).contains(&pos) {
+            true => (self.fill * 2).min(SCAN_WINDOW_BYTES_MAX),
+            false => FILL_MIN,
+        };
+        self.start = match pos < self.start {
+            true => pos.saturating_sub((self.fill / 2) as u64),
+            false => pos,
+        };
+        self.buf.resize(self.fill, 0);
+        let n = self.file.read_full(&mut self.buf, self.start);
+        self.buf.truncate(*n.as_ref().unwrap_or(&0));
+        n.map(|_| ())
+    }
+}
