@@ -74,6 +74,8 @@ pub const POLL_COMMITS_MAX: usize = 1000;
 pub const REOPEN_COMMITS_MAX: usize = 100_000;
 /// FileStorage: records visited when a file is opened, to remember its last transactions: a second on a cold disk.
 pub const RECENT_RECORDS_AT_OPEN: usize = 10_000;
+/// Check of a database: findings kept; further ones are counted.
+pub const FINDINGS_MAX: usize = 1000;
 
 /// Largest block that is stored whole after a first touch; beyond it readers get what they ask for.
 pub const UPLOAD_BYTES_MAX: u64 = 16 << 20;
