@@ -30,8 +30,10 @@ pub const QUEUE_ENTRIES_MAX: usize = 8192;
 pub const MESSAGES_MAX: usize = 4096;
 /// Bytes of one READ, WRITE, STORE or RETRIEVE: what 256 pages hold.
 pub const PAYLOAD_BYTES: usize = 1 << 20;
-/// Asynchronous requests (readahead) the kernel may have in flight.
-pub const BACKGROUND_MAX: u16 = 256;
+/// Asynchronous requests the kernel may have in flight: every buffered READ is one. Parked READs beyond it would keep
+/// all others in the kernel, so it is far above what a mount parks, and below [`MESSAGES_MAX`] and
+/// [`QUEUE_ENTRIES_MAX`], so that READs alone never use up a worker's room.
+pub const BACKGROUND_MAX: u16 = 4000;
 
 /// Pickle: items held by tuples, lists and dicts of one record. A bucket entry needs four (oid, class, key,
 /// reference), so a full stack (2^20 values, 2^19 entries) needs 2^21.
@@ -74,6 +76,8 @@ pub const POLL_COMMITS_MAX: usize = 1000;
 pub const REOPEN_COMMITS_MAX: usize = 100_000;
 /// FileStorage: records visited when a file is opened, to remember its last transactions: a second on a cold disk.
 pub const RECENT_RECORDS_AT_OPEN: usize = 10_000;
+/// Check of a database: findings kept; further ones are counted.
+pub const FINDINGS_MAX: usize = 1000;
 
 /// Largest block that is stored whole after a first touch; beyond it readers get what they ask for.
 pub const UPLOAD_BYTES_MAX: u64 = 16 << 20;

@@ -1,5 +1,193 @@
-//! x
-use super::{Outcome, args::Args};
-pub(super) fn command(_: Args) -> Outcome {
-    Ok(())
+//! `zring check`: verifies a database as zring sees it. Read-only, beside any writer.
+//!
+//! Every transaction and record front to back; with `--deep` also what records mean: objects of big files are decoded,
+//! and each big file's every block is put together as of the last transaction.
+
+use super::args::{Args, Usage};
+use super::progress::Progress;
+use super::{Failure, Outcome};
+use crate::base::{Oid, Rev, Tid};
+use crate::fs::cache::{AtHand, Cache, Kept, Own};
+use crate::store::LoadError;
+use crate::store::file::{FileOpts, FileStore, FileView, verify};
+use crate::store::zurl::Zurl;
+use crate::zodb::need::{Absent, Ask, Step};
+use crate::zodb::object::decode;
+use crate::zodb::{Object, ZodbError, bigfile, btree, zblk};
+use anyhow::anyhow;
+use lexopt::prelude::*;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+const HELP: &str = "zring check [--deep] ZURL
+
+Verifies the database ZURL as zring sees it, without writing. --deep also decodes the objects of big files and puts
+every block together as of the last transaction.
+";
+
+/// `zring check ...`
+pub(super) fn command(args: Args) -> Outcome {
+    let (mut deep, mut places) = (false, Vec::new());
+    let mut args = args.parser();
+    let wrong = |error| Usage::Argument(error, "check");
+    while let Some(arg) = args.next().map_err(wrong)? {
+        match arg {
+            Short('h') | Long("help") => {
+                print!("{HELP}");
+                return Ok(());
+            }
+            Long("deep") => deep = true,
+            Value(value) => places.push(value.to_string_lossy().into_owned()),
+            _ => return Err(wrong(arg.unexpected()).into()),
+        }
+    }
+    let [zurl] = places.as_slice() else {
+        return Err(Usage::Count {
+            expected: "one database address",
+            command: "check",
+        }
+        .into());
+    };
+    let Zurl::File(path) = Zurl::parse(zurl).map_err(|e| Failure::new(2, e))?;
+    let mut wrong = records(&path, deep)?;
+    if deep {
+        wrong += files(&path)?;
+    }
+    match wrong {
+        0 => Ok(()),
+        n => Err(anyhow!("{n} things are wrong with {zurl}").into()),
+    }
+}
+
+/// All transactions and records; returns how many things are wrong.
+fn records(path: &Path, deep: bool) -> Result<u64, Failure> {
+    let mut bar = Progress::new("checking");
+    let mut undecoded = 0u64;
+    let mut object = |oid: Oid, tid: Tid, data: bytes::Bytes| {
+        if let Err(error) = decode(data) {
+            undecoded += 1;
+            println!("object {oid} @{tid}: {error}");
+        }
+    };
+    let object: Option<&mut crate::store::file::OnObject<'_>> =
+        if deep { Some(&mut object) } else { None };
+    let report = verify(path, &FileOpts::default(), object, &mut |done, all| {
+        bar.show(done, all)
+    })?;
+    drop(bar);
+    for finding in &report.findings {
+        println!("position {}: {}", finding.pos, finding.what);
+    }
+    if report.findings_dropped > 0 {
+        println!("and {} more", report.findings_dropped);
+    }
+    println!(
+        "{} transactions, {} records of {} objects, {} MiB; last transaction {}, tail {:?}",
+        report.txns,
+        report.records,
+        report.objects,
+        report.data_bytes >> 20,
+        report.last,
+        report.tail
+    );
+    Ok(undecoded + u64::from(!report.is_sound()) * (report.findings.len() as u64).max(1))
+}
+
+/// Every block of every big file as of the last transaction; returns how many files are wrong.
+fn files(path: &Path) -> Result<u64, Failure> {
+    let (_, view) = FileStore::open(path, &FileOpts::default(), &mut |_, _| {})?;
+    let mut names = BTreeSet::new();
+    let mut note = |oid: Oid, _: Tid, data: bytes::Bytes| {
+        if matches!(decode(data), Ok(Object::BigFile(_))) {
+            names.insert(oid);
+        }
+    };
+    verify(path, &FileOpts::default(), Some(&mut note), &mut |_, _| {})?;
+    let (mut wrong, mut blocks) = (0, 0);
+    for &oid in &names {
+        match (Walk {
+            view: &view,
+            own: Own::default(),
+        })
+        .file(oid)
+        {
+            Ok(n) => blocks += n,
+            Err(ZodbError::Deleted { .. }) => {}
+            Err(error) => {
+                wrong += 1;
+                println!("big file {oid}: {error}");
+            }
+        }
+    }
+    println!("{} big files, {blocks} blocks put together", names.len());
+    Ok(wrong)
+}
+
+/// Loads what is asked for, one object after the other: nobody waits for a check.
+struct Walk<'a> {
+    view: &'a FileView,
+    own: Own<()>,
+}
+
+impl Walk<'_> {
+    fn run<T>(
+        &mut self,
+        mut step: impl FnMut(&mut Ask<'_, AtHand<'_, ()>>) -> Result<Step<T>, ZodbError>,
+    ) -> Result<T, ZodbError> {
+        let (cache, seen) = (Cache::new(0), RefCell::default());
+        loop {
+            let mut need = Vec::new();
+            let hand = AtHand {
+                rev: Rev::Head,
+                own: &self.own,
+                cache: &cache,
+                seen: &seen,
+            };
+            if let Step::Done(value) = step(&mut Ask::new(&hand, &mut need))? {
+                return Ok(value);
+            }
+            for oid in need {
+                self.own.insert(oid, load(self.view, oid));
+            }
+        }
+    }
+
+    fn file(&mut self, oid: Oid) -> Result<u64, ZodbError> {
+        let file = self.run(|ask| bigfile::open(ask, oid))?;
+        self.run(|ask| bigfile::size(ask, &file))?;
+        let mut entries = Vec::new();
+        self.run(|ask| {
+            entries.clear();
+            btree::range(ask, file.tree(), 0, i64::MAX, &mut |_, _, entry| {
+                entries.push(entry);
+                Ok(Step::Done(()))
+            })
+        })?;
+        let mut out = vec![0; usize::try_from(file.blksize.0).unwrap_or(usize::MAX)];
+        for entry in &entries {
+            self.run(|ask| zblk::fill(ask, entry.oid, file.blksize, 0, &mut out))?;
+            self.own
+                .retain(|_, kept| !matches!(kept, Kept::Object(o, _) if is_data(o)));
+        }
+        Ok(entries.len() as u64)
+    }
+}
+
+fn is_data(object: &Object) -> bool {
+    matches!(object, Object::Blk0(_) | Object::Data(_))
+}
+
+fn load(view: &FileView, oid: Oid) -> Kept<()> {
+    match view.load(oid, view.at()) {
+        Ok(loaded) => match decode(loaded.data) {
+            Ok(object) => Kept::Object(Arc::new(object), loaded.serial),
+            Err(error) => Kept::Broken(error),
+        },
+        Err(LoadError::NotYet) => Kept::Absent(Absent::NotYet),
+        Err(LoadError::Deleted { .. }) => Kept::Absent(Absent::Deleted),
+        // What cannot be read is reported with its position by the pass over all records.
+        Err(_) => Kept::Absent(Absent::NoObject),
+    }
 }

@@ -67,6 +67,16 @@ pub(super) fn helper(args: Args) -> Outcome {
     perform(&request)
 }
 
+/// Mounts with default options, for the demonstration.
+pub(super) fn mount(zurl: &str, mountpoint: &Path) -> Outcome {
+    let (zurl, mountpoint) = (zurl.to_owned(), mountpoint.to_owned());
+    perform(&Request {
+        zurl,
+        mountpoint,
+        ..Request::default()
+    })
+}
+
 fn parse(mut args: Parser, from_mount: bool) -> Result<Option<Request>, Failure> {
     let mut request = Request::default();
     let mut places = Vec::new();

@@ -93,6 +93,7 @@ impl Work {
         while let Ok(message) = self.control.inbox.try_recv() {
             match message {
                 ToControl::Stop => return None,
+                ToControl::Answered(files) => self.apply(HeadEvent::Answered(files)),
                 ToControl::Took(files) => self.apply(HeadEvent::Took(files)),
                 ToControl::Dropped => self.apply(HeadEvent::Dropped),
                 ToControl::DropFailed(error) => {
@@ -240,6 +241,11 @@ impl Work {
         self.head.apply(event, &mut actions);
         for action in actions.drain(..) {
             match action {
+                Action::Ask(published) => {
+                    for worker in &self.control.workers {
+                        worker.send(ToWorker::Ask(published.oids.clone()));
+                    }
+                }
                 Action::Publish(_, published) => {
                     let published = Arc::new(published);
                     for worker in &self.control.workers {

@@ -17,7 +17,7 @@ use crate::fs::attr::Owner;
 use crate::kernel::mount::{Connection, MountSpec};
 use crate::kernel::port::TransportKind;
 use crate::kernel::proc::{self, Waker};
-use crate::store::file::{FileOpts, FileStore, OpenError, Progress};
+use crate::store::file::{FileOpts, FileStore, IndexFault, OpenError, Progress};
 use crossbeam_channel::{bounded, unbounded};
 use std::io;
 use std::path::PathBuf;
@@ -87,7 +87,10 @@ pub fn run(
     let (store, view) = FileStore::open(&options.database, &file_opts, progress)?;
     let at = view.at();
     let (log, log_thread) = Log::start().map_err(DaemonError::Resources)?;
-    if let Some(fault) = store.index_fault() {
+    if let Some(fault) = store
+        .index_fault()
+        .filter(|&fault| fault != IndexFault::Absent)
+    {
         log.info(format!(
             "the saved index was not used and the database was scanned: {fault}"
         ));

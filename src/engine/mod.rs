@@ -2,15 +2,17 @@
 //!
 //! `daemon` is one mount from start to end. `start` turns a mountpoint into a connection and pinned workers;
 //! `worker` is the loop of one of them, which drives any [`worker::Service`]; `serve` is the file system as such a
-//! service, with `task`, `loading` and `buffer` behind it. `control` moves head, `follow` is how it waits,
+//! service, with `names`, `answer`, `task`, `loading` and `buffer` behind it. `control` moves head, `follow` is how it waits,
 //! `notifier` writes notifications, `log` lines. `shared` is what they share and tell each other.
 
+mod answer;
 pub mod buffer;
 pub mod control;
 pub mod daemon;
 mod follow;
 mod loading;
 pub mod log;
+mod names;
 mod notifier;
 pub mod serve;
 pub mod shared;

@@ -4,7 +4,7 @@
 //! and listing alone), head as shown, counters of each worker. Everything else moves as a message:
 //!
 //! ```text
-//!   control --View, Shown, Failed--> workers        workers --Took--> control
+//!   control --Ask, View, Shown--> workers           workers --Answered, Took--> control
 //!   control --Drop-->  notifier  --Dropped--> control
 //!   workers --Store--> notifier                      one queue, so that stores of an old view come first
 //! ```
@@ -178,6 +178,8 @@ pub struct Published {
 /// To a worker.
 #[derive(Clone, Debug)]
 pub enum ToWorker {
+    /// These objects are about to change; answered by `Answered`.
+    Ask(Option<Arc<[Oid]>>),
     /// Head is this from now on; answered by `Took`.
     View(Arc<Published>),
     /// The same database, read from another file.
@@ -193,6 +195,8 @@ pub enum ToWorker {
 /// To control.
 #[derive(Debug)]
 pub enum ToControl {
+    /// Head files that a worker has read through what is about to change.
+    Answered(Vec<NodeId>),
     /// A worker has the view; these head files were read through what changed.
     Took(Vec<NodeId>),
     /// The notifier dropped a file.

@@ -213,7 +213,8 @@ impl Crew {
                 let dev = Dev::new(clone);
                 let made = make_port(transport, pool, dev, poll_dev, waker).and_then(|mut port| {
                     if transport == TransportKind::Uring {
-                        port.register_queues(&connection.fuse, &qids, limit::PAYLOAD_BYTES)?;
+                        let own = u16::try_from(cpu).map_err(io::Error::other)?;
+                        port.register_queues(&connection.fuse, own, &qids, limit::PAYLOAD_BYTES)?;
                     }
                     Ok(port)
                 });

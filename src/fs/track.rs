@@ -29,20 +29,23 @@ impl Tracked {
         }
     }
 
-    /// These objects changed: the files that depend on them, whose sets start anew.
-    pub fn take_touched(&mut self, changed: &[Oid]) -> Vec<NodeId> {
-        let touched = |set: &RoaringTreemap| changed.iter().any(|oid| set.contains(oid.0));
+    /// The files that depend on any of these objects; all of them when nobody can tell what changed.
+    pub fn touched(&self, changed: Option<&[Oid]>) -> Vec<NodeId> {
+        let touched = |set: &RoaringTreemap| match changed {
+            Some(oids) => oids.iter().any(|oid| set.contains(oid.0)),
+            None => true,
+        };
         let files = self.files.iter().filter(|(_, set)| touched(set));
-        let files: Vec<NodeId> = files.map(|(&file, _)| file).collect();
+        files.map(|(&file, _)| file).collect()
+    }
+
+    /// These objects changed: the files that depend on them, whose sets start anew.
+    pub fn take_touched(&mut self, changed: Option<&[Oid]>) -> Vec<NodeId> {
+        let files = self.touched(changed);
         for file in &files {
             self.files.remove(file);
         }
         files
-    }
-
-    /// Everything may have changed.
-    pub fn take_all(&mut self) -> Vec<NodeId> {
-        std::mem::take(&mut self.files).into_keys().collect()
     }
 
     /// The kernel forgot the file, and its pages with it.
@@ -60,9 +63,12 @@ mod tests {
         let mut tracked = Tracked::default();
         tracked.note(NodeId(70), &[Oid(1), Oid(2)]);
         tracked.note(NodeId(71), &[Oid(2), Oid(u64::MAX)]);
-        assert_eq!(tracked.take_touched(&[Oid(3)]), []);
-        assert_eq!(tracked.take_touched(&[Oid(9), Oid(u64::MAX)]), [NodeId(71)]);
-        assert_eq!(tracked.take_touched(&[Oid(2)]), [NodeId(70)]);
-        assert_eq!(tracked.take_touched(&[Oid(1), Oid(2)]), []);
+        assert_eq!(tracked.take_touched(Some(&[Oid(3)])), []);
+        assert_eq!(
+            tracked.take_touched(Some(&[Oid(9), Oid(u64::MAX)])),
+            [NodeId(71)]
+        );
+        assert_eq!(tracked.take_touched(Some(&[Oid(2)])), [NodeId(70)]);
+        assert_eq!(tracked.take_touched(Some(&[Oid(1), Oid(2)])), []);
     }
 }

@@ -14,6 +14,8 @@ pub mod dev;
 pub mod file;
 pub mod loads;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
+pub mod map;
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod mount;
 pub mod mountinfo;
 pub mod notify;

@@ -200,16 +200,22 @@ impl Port {
         }
     }
 
-    /// Registers ring entries for `qids`; only after the INIT reply.
+    /// Registers ring entries for `qids`, of which `own` is that of this thread's CPU; only after the INIT reply.
     ///
     /// # Errors
     /// No memory, or the file cannot be registered with the ring.
-    pub fn register_queues(&mut self, fuse: &File, qids: &[u16], payload: usize) -> io::Result<()> {
+    pub fn register_queues(
+        &mut self,
+        fuse: &File,
+        own: u16,
+        qids: &[u16],
+        payload: usize,
+    ) -> io::Result<()> {
         let Waiter::Ring(ring) = &mut self.waiter else {
             panic!("BUG: queues need a ring");
         };
         ring.register_file(fuse.as_fd())?;
-        self.queues = Some(Queues::new(ring, qids, payload, entry_data)?);
+        self.queues = Some(Queues::new(ring, (own, qids), payload, entry_data)?);
         Ok(())
     }
 
@@ -237,6 +243,12 @@ impl Port {
         };
         match &mut self.waiter {
             Waiter::Ring(ring) => {
+                if let Some(queues) = &mut self.queues
+                    && queues.prepare(ring, entry_data)?
+                {
+                    ring.submit()?;
+                    self.dev.kick();
+                }
                 ring.wait(timeout)?;
                 ring.reap(&mut self.completions);
                 self.complete(events)?;
@@ -298,9 +310,6 @@ impl Port {
             }
         }
         self.completions = completions;
-        if let (Some(queues), Waiter::Ring(ring)) = (&mut self.queues, &mut self.waiter) {
-            queues.refill(ring, entry_data)?;
-        }
         Ok(())
     }
 

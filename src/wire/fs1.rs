@@ -230,6 +230,7 @@ impl TxnHeader {
         }
         Ok(Span {
             tid: self.tid(),
+            status: self.status(),
             pos,
             records: pos + self.head_len(),
             records_end: pos + tlen,
@@ -243,6 +244,8 @@ impl TxnHeader {
 pub struct Span {
     /// Tid of the transaction.
     pub tid: Tid,
+    /// Its status when it was looked at.
+    pub status: Status,
     /// Position of its header.
     pub pos: u64,
     /// Position of its first data record.

@@ -76,7 +76,7 @@ pub struct PathNode {
 
 /// What a tree says about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct Answer {
     /// What the key leads to; `None` when it is not there.
     pub entry: Option<Entry>,
     /// The keys that the same leaf answers for.
@@ -88,7 +88,7 @@ pub fn lookup<O: Objects + ?Sized>(
     ask: &mut Ask<'_, O>,
     tree: TreeRef,
     key: i64,
-) -> Result<Step<Found>, ZodbError> {
+) -> Result<Step<Answer>, ZodbError> {
     descend(ask, tree, key, |_| {})
 }
 
@@ -100,7 +100,7 @@ pub fn lookup_path<O: Objects + ?Sized>(
     tree: TreeRef,
     key: i64,
     path: &mut Vec<PathNode>,
-) -> Result<Step<Found>, ZodbError> {
+) -> Result<Step<Answer>, ZodbError> {
     path.clear();
     descend(ask, tree, key, |node| path.push(node))
 }
@@ -110,7 +110,7 @@ fn descend<O: Objects + ?Sized>(
     tree: TreeRef,
     key: i64,
     mut visit: impl FnMut(PathNode),
-) -> Result<Step<Found>, ZodbError> {
+) -> Result<Step<Answer>, ZodbError> {
     let mut above = [Oid::default(); TREE_HEIGHT_MAX];
     let mut node = PathNode {
         oid: tree.root,
@@ -126,7 +126,7 @@ fn descend<O: Objects + ?Sized>(
         };
         visit(node);
         let found = |entry| {
-            Ok(Step::Done(Found {
+            Ok(Step::Done(Answer {
                 entry,
                 cover: node.cover,
             }))

@@ -21,6 +21,7 @@ pub mod class;
 pub mod error;
 pub mod need;
 pub mod object;
+pub mod write;
 pub mod zblk;
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use zring::base::{Oid, Tid};
 use zring::store::LoadError;
 use zring::store::file::{
-    Event, FileOpts, FileStore, FileView, FileWriter, FollowError, IndexFault, Note, Place, Tail,
+    Event, FileOpts, FileStore, FileView, FileWriter, FollowError, IndexFault, Note, Place,
+    Problem, Tail, verify,
 };
 
 /// The Python to use; `None` if these tests are to be skipped.
@@ -139,6 +140,14 @@ impl Dump {
         }
         self.loads.len()
     }
+}
+
+/// A check finds nothing, unusual or worse, in what ZODB wrote.
+fn assert_sound(path: &str) {
+    let report = verify(Path::new(path), &FileOpts::default(), None, &mut |_, _| {}).unwrap();
+    let absent = Problem::Index(IndexFault::Absent);
+    let strange = report.findings.iter().find(|f| f.what != absent);
+    assert_eq!((strange, report.tail), (None, Tail::Clean));
 }
 
 fn says(view: &FileView, oid: Oid, at: Tid) -> String {
@@ -319,6 +328,7 @@ fn databases_of_all_flavours_answer_as_zodb_does() {
         let dump = Dump::new(&python, &path);
         assert_eq!(view.at(), dump.txns.last().unwrap().0);
         questions += dump.check(&view);
+        assert_sound(&path);
         if flavour.contains(&"FS21") {
             continue;
         }
@@ -339,6 +349,7 @@ fn databases_of_all_flavours_answer_as_zodb_does() {
         let (store, view) = open(&path);
         assert_eq!(store.index_fault(), None);
         questions += dump.check(&view);
+        assert_sound(&path);
         std::fs::remove_file(dir.file("Data.fs.index")).unwrap();
         let (_, view) = open(&path);
         questions += dump.check(&view);

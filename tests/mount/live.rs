@@ -27,7 +27,7 @@ impl Writer {
         let log = rig.path(log);
         let mut c = rig.tool("make_zodb.py");
         c.arg("live").arg("--target").arg(db).arg("--log").arg(&log);
-        c.args("--w-epoch 0 --files 3 --blocks 40 --blksize 8k".split(' '));
+        c.args("--w-epoch 0 --files 3".split(' '));
         c.args(options.split_whitespace());
         let process = rig.start(&mut c);
         let mut it = Self { process, log };
@@ -80,8 +80,9 @@ fn followed(rig: &Rig, mount: &Mount<'_>, writer: Writer, seconds: u64) -> PathB
     log
 }
 
-on_each_transport!(follows_a_writer_and_a_pack);
+on_each_transport!(follows_a_writer_and_a_pack, follows_wide_blocks);
 
+/// Blocks of one page, where the tool is strict: no block can be read across a commit, so none gets a second look.
 fn follows_a_writer_and_a_pack(transport: Transport) {
     if !transport.is_there() || python().is_none() {
         return;
@@ -91,7 +92,7 @@ fn follows_a_writer_and_a_pack(transport: Transport) {
     let db = rig.path("Data.fs");
     let seed = number("ZRING_SEED", 1);
     println!("seed {seed}");
-    let options = format!("--interval 20 --seed {seed}");
+    let options = format!("--interval 20 --blksize 4k --blocks 60 --seed {seed}");
     let writer = Writer::start(&rig, &db, "first.jsonl", &format!("{options} --create"));
     let mount = rig.up(&db, transport);
     let log = followed(&rig, &mount, writer, seconds);
@@ -107,5 +108,24 @@ fn follows_a_writer_and_a_pack(transport: Transport) {
     let log = followed(&rig, &mount, writer, seconds);
     assert!(mount.head() > at, "the head did not move after the pack");
     mount.verify(&[&log], &["--every", "25"]);
+    mount.stop();
+}
+
+/// Blocks of many pages, in both formats: what one READ brings in lies beside what another did.
+fn follows_wide_blocks(transport: Transport) {
+    if !transport.is_there() || python().is_none() {
+        return;
+    }
+    let seconds = number("ZRING_LIVE_S", 8).div_ceil(2);
+    let rig = Rig::new("live wide", 120 + 4 * seconds);
+    let db = rig.path("Data.fs");
+    let seed = number("ZRING_SEED", 1);
+    println!("seed {seed}");
+    let options =
+        format!("--create --interval 20 --blksize 64k --blocks 20 --changes 2 --seed {seed}");
+    let writer = Writer::start(&rig, &db, "log.jsonl", &options);
+    let mount = rig.up(&db, transport);
+    let log = followed(&rig, &mount, writer, seconds);
+    mount.verify(&[&log], &["--every", "50"]);
     mount.stop();
 }

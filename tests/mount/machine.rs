@@ -195,6 +195,10 @@ impl MachineLock {
         Self::take(FlockArg::LockShared)
     }
 
+    pub(crate) fn exclusive() -> Self {
+        Self::take(FlockArg::LockExclusive)
+    }
+
     fn take(how: FlockArg) -> Self {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("machine.lock");
         fs::create_dir_all(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -237,7 +241,7 @@ impl Changed {
             ));
             return None;
         }
-        let alone = MachineLock::take(FlockArg::LockExclusive);
+        let alone = MachineLock::exclusive();
         let was = setting(path);
         fs::write(path, value).unwrap();
         Some(Self {
@@ -268,7 +272,7 @@ pub(crate) struct DevFuseForAll {
 
 impl DevFuseForAll {
     pub(crate) fn open() -> Self {
-        let alone = MachineLock::take(FlockArg::LockExclusive);
+        let alone = MachineLock::exclusive();
         let was = fs::metadata(DEV_FUSE).unwrap().permissions();
         fs::set_permissions(DEV_FUSE, fs::Permissions::from_mode(0o666)).unwrap();
         Self { was, _alone: alone }

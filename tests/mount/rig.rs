@@ -43,6 +43,12 @@ impl Rig {
         Self::make(name, limit_s, Some(lock))
     }
 
+    /// A rig for a test that does something to every mount of the machine.
+    pub(crate) fn sole(name: &str, limit_s: u64) -> Self {
+        let lock = MachineLock::exclusive();
+        Self::make(name, limit_s, Some(lock))
+    }
+
     /// A rig for a test that holds a changed setting, and with it the lock.
     pub(crate) fn alone(name: &str, limit_s: u64) -> Self {
         Self::make(name, limit_s, None)

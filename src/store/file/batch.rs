@@ -414,3 +414,121 @@ fn again(error: &io::Error) -> io::Error {
         None => error.kind().into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::testing::{Dir, open};
+    use super::super::{FileWriter, Note};
+    use super::*;
+
+    /// Objects of these lengths, one transaction each; gives the view.
+    fn stored(dir: &Dir, lens: &[usize]) -> FileView {
+        let mut writer = FileWriter::create(&dir.path()).unwrap().synced(false);
+        for (n, &len) in lens.iter().enumerate() {
+            let mut txn = writer.begin(Tid(n as u64 + 1), Note::default()).unwrap();
+            txn.store(Oid(n as u64), &vec![1; len]).unwrap();
+            txn.commit().unwrap();
+        }
+        open(&dir.path()).unwrap().1
+    }
+
+    /// Drives a batch; gives the lengths of its reads, in rounds.
+    fn reads(view: &FileView, oids: impl Iterator<Item = u64>) -> Vec<Vec<usize>> {
+        let mut batch = view.batch(view.at(), oids.map(Oid));
+        let mut rounds = Vec::new();
+        loop {
+            let round: Vec<_> = std::iter::from_fn(|| batch.next_read()).collect();
+            assert!(round.is_sorted_by_key(|read| read.pos));
+            if round.is_empty() {
+                break;
+            }
+            rounds.push(round.iter().map(|read| read.len).collect());
+            for read in round {
+                batch.complete(read.id, view.read(read.pos, read.len));
+            }
+        }
+        while let Some((_, loaded)) = batch.next_done() {
+            loaded.unwrap();
+        }
+        rounds
+    }
+
+    #[test]
+    fn neighbours_are_read_in_runs_and_strangers_alone() {
+        let dir = Dir::new();
+        let view = stored(&dir, &[4150; 600]);
+        // Records of 4223 bytes with all that is around them: 248 of them fit into a run.
+        let rounds = reads(&view, (0..512).rev());
+        assert_eq!(rounds.len(), 1);
+        assert_eq!(rounds[0].len(), 3);
+        assert!(rounds[0].iter().all(|&len| len <= LOAD_RUN_BYTES_MAX));
+        // Every fourth is near enough, every tenth is not.
+        assert_eq!(reads(&view, (0..40).step_by(4)), [vec![36 * 4223 + 4394]]);
+        assert_eq!(reads(&view, (0..40).step_by(10)), [vec![4394; 4]]);
+        // The same object twice costs nothing more.
+        assert_eq!(reads(&view, [7, 7].into_iter()), [vec![4394]]);
+    }
+
+    #[test]
+    fn a_small_record_takes_one_read_and_a_large_one_two() {
+        let dir = Dir::new();
+        let view = stored(&dir, &[10, 4352, 4353, 3 << 20]);
+        assert_eq!(reads(&view, 0..1), [[4394]]);
+        assert_eq!(reads(&view, 1..2), [[4394]]);
+        assert_eq!(reads(&view, 2..3), [[4394], [4353]]);
+        assert_eq!(reads(&view, 3..4), [[4394], [3 << 20]]);
+    }
+
+    #[test]
+    fn a_walk_goes_on_in_the_bytes_at_hand() {
+        let dir = Dir::new();
+        let mut writer = FileWriter::create(&dir.path()).unwrap().synced(false);
+        for n in 1..=50 {
+            let mut txn = writer.begin(Tid(n), Note::default()).unwrap();
+            txn.store(Oid(1), &n.to_be_bytes()).unwrap();
+            txn.store(Oid(2), &[2; 5]).unwrap();
+            txn.commit().unwrap();
+        }
+        let (_, view) = open(&dir.path()).unwrap();
+        // The newest record says nothing of the third but where to look next; the whole file says it at once.
+        let mut batch = view.batch(Tid(3), [Oid(1)].into_iter());
+        let first = batch.next_read().unwrap();
+        batch.complete(first.id, view.read(first.pos, first.len));
+        let second = batch.next_read().unwrap();
+        assert!(second.pos < first.pos);
+        let whole = view
+            .read(0, usize::try_from(view.inner().end).unwrap())
+            .unwrap();
+        let mut walk = Walk::new(view.clone(), Tid(3), [Oid(1)].into_iter(), usize::MAX);
+        let here = Here {
+            bytes: &whole,
+            pos: 0,
+        };
+        let found = walk.advance(0, &here).unwrap().unwrap();
+        assert_eq!(
+            (found.serial, &found.prefix[..]),
+            (Tid(3), &3u64.to_be_bytes()[..])
+        );
+    }
+
+    #[test]
+    fn a_failed_read_fails_all_it_was_for_and_nothing_else() {
+        let dir = Dir::new();
+        let view = stored(&dir, &[10, 10, 30_000, 10]);
+        let mut batch = view.batch(view.at(), [0, 1, 3, 9].map(Oid).into_iter());
+        let near = batch.next_read().unwrap();
+        let far = batch.next_read().unwrap();
+        assert_eq!(batch.next_read(), None);
+        batch.complete(near.id, Err(io::Error::from_raw_os_error(5)));
+        batch.complete(far.id, view.read(far.pos, far.len));
+        let mut said: Vec<_> = std::iter::from_fn(|| batch.next_done()).collect();
+        said.sort_by_key(|done| done.0);
+        assert!(
+            matches!(&said[0].1, Err(LoadError::Io { source, .. }) if source.raw_os_error() == Some(5))
+        );
+        assert!(matches!(said[1].1, Err(LoadError::Io { .. })));
+        assert_eq!(said[2].1.as_ref().unwrap().data.len(), 10);
+        assert!(matches!(said[3].1, Err(LoadError::NoObject)));
+    }
+}

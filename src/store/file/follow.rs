@@ -23,17 +23,17 @@
 //! `tail` is `Voted` a commit is about to end: poll again after 2, 5, 10 ms.
 
 use super::index::Index;
-use super::open::{self, FileId, FileOpts, OpenError, Opened, Progress, Records, beside};
+use super::open::{self, FileId, FileOpts, OpenError, Opened, Progress, beside};
 use super::recent::{Past, Recent, oids_of};
 use super::reopen::{Rebuilt, Reopen, Verdict};
 use super::savedindex::IndexFault;
-use super::scan::{Ends, Look, look};
+use super::scan::{Ends, Look, Records, look};
 use super::view::{FileView, Inner};
 use super::window::{ReadAt, Window};
 use crate::base::limit::POLL_COMMITS_MAX;
 use crate::base::{Oid, Tid};
 use crate::store::{self, Store};
-use crate::wire::fs1::{Fault, MAGIC_LEN, Span, WORD_LEN};
+use crate::wire::fs1::{Fault, MAGIC_LEN, WORD_LEN};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -98,7 +98,7 @@ pub struct Poll {
     pub place: Place,
     /// There is more to give out: poll again at once.
     pub more: bool,
-    /// Build this, on any thread, and `adopt` the result. Given out once per replacement.
+    /// Build this, on any thread, and `adopt` the result, whatever it is: given out once per replacement.
     pub reopen: Option<Reopen>,
 }
 
@@ -314,13 +314,18 @@ impl FileStore {
         loop {
             let Ends { end, last, .. } = self.ends;
             match look(&mut window, end, last, size, &mut records)? {
-                Look::Txn(span) => {
+                // One that was undone in place changes nothing, but time goes on.
+                Look::Txn(span) | Look::Undone(span) => {
                     let oids = oids_of(&records);
                     self.index = self.index.with(&mut records);
-                    self.passed(&span, &oids);
-                    self.commit(span.tid, oids, poll)?;
+                    self.ends = Ends::after(&span);
+                    let tid = span.tid;
+                    self.recent.push(Past {
+                        tid,
+                        oids: Arc::clone(&oids),
+                    });
+                    self.commit(tid, oids, poll)?;
                 }
-                Look::Undone(span) => self.passed(&span, &Arc::default()),
                 seen => {
                     poll.tail = Tail::of(seen);
                     let Look::Fault(pos, what) = seen else {
@@ -340,13 +345,6 @@ impl FileStore {
                 return Ok(());
             }
         }
-    }
-
-    /// Moves behind a transaction.
-    fn passed(&mut self, span: &Span, oids: &Arc<[Oid]>) {
-        self.ends = Ends::after(span);
-        let (tid, oids) = (span.tid, oids.clone());
-        self.recent.push(Past { tid, oids });
     }
 
     fn commit(&mut self, tid: Tid, oids: Arc<[Oid]>, poll: &mut Poll) -> Result<(), FollowError> {

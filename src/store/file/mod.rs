@@ -30,6 +30,7 @@ mod table;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod view;
 mod window;
 mod writer;
@@ -37,7 +38,9 @@ mod writer;
 pub use batch::{Batch, Locate, Located, Read, ReadId};
 pub use follow::{Commit, Event, FileStore, FollowError, Place, Poll, Tail, WatchPaths};
 pub use open::{FileOpts, OpenError, Progress};
+pub use recent::{History, HistoryError, Past};
 pub use reopen::{Rebuilt, Reopen};
 pub use savedindex::IndexFault;
+pub use verify::{Finding, OnObject, Problem, Report, verify};
 pub use view::FileView;
 pub use writer::{FileWriter, Note, Txn, Voted, WriteError};

@@ -15,7 +15,6 @@ use super::recent::{Recent, walk_back};
 use super::savedindex::{self, IndexFault};
 use super::scan::{Backward, Ends, Look, look};
 use super::window::{ReadAt, Window};
-use crate::base::Oid;
 use crate::base::limit::{RECENT_RECORDS_AT_OPEN, RECENT_TXNS_MAX, RECORD_BYTES_MAX};
 use crate::wire::fs1::{
     Fault, MAGIC_LEN, POS_END, TXN_HEADER_LEN, TxnHeader, WORD_LEN, magic_fits,
@@ -112,7 +111,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn io(path: &Path, source: io::Error) -> Self {
+    pub(super) fn io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
             io::ErrorKind::NotFound => Self::Missing { path },
@@ -159,13 +158,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// Opens the file a path leads to.
 pub(super) fn open(path: &Path, progress: &mut Progress<'_>) -> Result<Opened, OpenError> {
-    let fail = |e| OpenError::io(path, e);
-    // Asked before opening: opening a pipe would wait for a writer.
-    check_kind(path, &std::fs::metadata(path).map_err(fail)?)?;
-    let file = File::open(path).map_err(fail)?;
-    let meta = file.metadata().map_err(fail)?;
-    check_kind(path, &meta)?;
-    check_magic(path, &file)?;
+    let (file, meta) = open_file(path)?;
     let size = meta.len();
     let scanned = index(path, &file, size, progress)?;
     Ok(Opened {
@@ -177,6 +170,18 @@ pub(super) fn open(path: &Path, progress: &mut Progress<'_>) -> Result<Opened, O
         begun: size >= MAGIC_LEN,
         index_fault: scanned.index_fault,
     })
+}
+
+/// Step 1.
+pub(super) fn open_file(path: &Path) -> Result<(File, Metadata), OpenError> {
+    let fail = |e| OpenError::io(path, e);
+    // Asked before opening: opening a pipe would wait for a writer.
+    check_kind(path, &std::fs::metadata(path).map_err(fail)?)?;
+    let file = File::open(path).map_err(fail)?;
+    let meta = file.metadata().map_err(fail)?;
+    check_kind(path, &meta)?;
+    check_magic(path, &file)?;
+    Ok((file, meta))
 }
 
 fn check_kind(path: &Path, meta: &Metadata) -> Result<(), OpenError> {
@@ -245,8 +250,9 @@ fn index(
 
 /// The saved index, if there is one that the file agrees with.
 fn saved(path: &Path, file: &File, size: u64) -> io::Result<Result<(Index, Ends), IndexFault>> {
-    let Ok(saved) = File::open(beside(path, ".index")) else {
-        return Ok(Err(IndexFault::Absent));
+    let saved = match savedindex::open(path) {
+        Ok(saved) => saved,
+        Err(fault) => return Ok(Err(fault)),
     };
     match savedindex::parse(&mut BufReader::with_capacity(1 << 20, saved), size) {
         Ok(saved) => savedindex::trust(file, saved),
@@ -317,6 +323,3 @@ pub(super) fn recent<R: ReadAt + ?Sized>(file: &R, end: u64) -> io::Result<Recen
     })?;
     Ok(past.into_iter().rev().collect())
 }
-
-/// The (oid, position) list a scan fills.
-pub(super) type Records = Vec<(Oid, u64)>;

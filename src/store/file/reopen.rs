@@ -124,12 +124,7 @@ fn judge(
     if news.len() >= REOPEN_COMMITS_MAX {
         return Verdict::Differs;
     }
-    Verdict::Continues(
-        news.into_iter()
-            .rev()
-            .filter(|p| !p.oids.is_empty())
-            .collect(),
-    )
+    Verdict::Continues(news.into_iter().rev().collect())
 }
 
 /// Whether a transaction is a remembered one, or what a pack left of it.
@@ -141,4 +136,187 @@ fn is_known(past: &Past, known: &Recent, packed: bool) -> bool {
     left.sort_unstable();
     let subset = past.oids.iter().all(|oid| left.binary_search(oid).is_ok());
     subset && (packed || past.oids.len() == was.oids.len())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::testing::{Dir, Rng, SMALL, commit, database, open};
+    use super::super::{Event, FileStore, FollowError, Place, Tail};
+    use super::*;
+    use std::fs;
+
+    fn past(tid: u64, oids: &[u64]) -> Past {
+        Past {
+            tid: Tid(tid),
+            oids: oids.iter().map(|&oid| Oid(oid)).collect(),
+        }
+    }
+
+    /// Ten transactions, tid 10 to 100; each touches oid tid/10 and oid 0.
+    fn history() -> Vec<Past> {
+        (1..=10).map(|n| past(n * 10, &[0, n])).collect()
+    }
+
+    fn judged(new: Vec<Past>, packed: bool) -> Verdict {
+        let known: Recent = history().into_iter().skip(3).collect();
+        let mut entries: Vec<_> = new
+            .iter()
+            .flat_map(|p| p.oids.iter())
+            .map(|&o| (o, 4))
+            .collect();
+        let index = Index::default().with(&mut entries);
+        let now = new.last().map_or(Tid::ZERO, |p| p.tid);
+        let recent: Vec<_> = new.into_iter().rev().collect();
+        judge(&recent, now, &index, Tid(100), &known, packed)
+    }
+
+    #[test]
+    fn a_file_that_continues_is_taken_with_or_without_a_pack() {
+        let mut new = history();
+        assert_eq!(judged(new.clone(), false), Verdict::Continues(vec![]));
+        new.extend([past(110, &[1]), past(120, &[])]);
+        let news = vec![past(110, &[1]), past(120, &[])];
+        assert_eq!(judged(new.clone(), false), Verdict::Continues(news.clone()));
+        // What a pack leaves: transactions are missing, and records of those that stay.
+        new.remove(6);
+        new[6] = past(80, &[8]);
+        assert_eq!(judged(new.clone(), true), Verdict::Continues(news));
+        assert_eq!(judged(new, false), Verdict::Differs);
+    }
+
+    #[test]
+    fn another_history_is_told_by_a_tid_or_by_an_object() {
+        let mut other = history();
+        other.push(past(110, &[1]));
+        other[7] = past(81, &[0, 8]);
+        assert_eq!(judged(other.clone(), true), Verdict::Differs);
+        other[7] = past(80, &[0, 9]);
+        assert_eq!(judged(other.clone(), true), Verdict::Differs);
+        other.truncate(9);
+        assert_eq!(judged(other, true), Verdict::WentBack);
+        // Older than what is remembered: nobody can tell.
+        let mut older = history();
+        older[1] = past(21, &[5]);
+        assert_eq!(judged(older, false), Verdict::Continues(vec![]));
+    }
+
+    #[test]
+    fn a_shorter_file_is_a_pack_only_if_the_missing_left_no_trace() {
+        let mut new = history();
+        new.truncate(8);
+        assert_eq!(judged(new.clone(), false), Verdict::WentBack);
+        assert_eq!(
+            judged(new.clone(), true),
+            Verdict::WentBack,
+            "oid 0 has older data now"
+        );
+        let known: Recent = [past(70, &[7]), past(90, &[9]), past(100, &[9])]
+            .into_iter()
+            .collect();
+        let index = Index::default().with(&mut vec![(Oid(7), 4)]);
+        let recent = [past(70, &[7])];
+        let verdict = |packed, known| judge(&recent, Tid(70), &index, Tid(100), known, packed);
+        assert_eq!(verdict(true, &known), Verdict::Continues(vec![]));
+        assert_eq!(verdict(false, &known), Verdict::WentBack);
+        // Not all that is missing is remembered.
+        let known: Recent = [past(90, &[9]), past(100, &[9])].into_iter().collect();
+        assert_eq!(verdict(true, &known), Verdict::WentBack);
+    }
+
+    fn replace(dir: &Dir, bytes: &[u8]) {
+        fs::write(dir.0.join("new"), bytes).unwrap();
+        fs::rename(dir.0.join("new"), dir.path()).unwrap();
+    }
+
+    fn following(
+        dir: &Dir,
+        seed: u64,
+    ) -> (
+        super::super::FileWriter,
+        super::super::testing::Twin,
+        FileStore,
+    ) {
+        let (writer, twin) = database(&dir.path(), seed, 20, SMALL);
+        let (store, _) = open(&dir.path()).unwrap();
+        (writer, twin, store)
+    }
+
+    #[test]
+    fn a_copy_in_the_place_of_the_file_is_taken_and_followed_on() {
+        let dir = Dir::new();
+        let (_, mut twin, mut store) = following(&dir, 1);
+        let bytes = fs::read(dir.path()).unwrap();
+        replace(&dir, &bytes);
+        let poll = store.poll_blocking().unwrap();
+        let [Event::Switched(view)] = &poll.events[..] else {
+            panic!("{poll:?}")
+        };
+        assert_eq!((view.at(), view.generation()), (twin.last(), 1));
+        twin.check(view);
+        // A copy that has more, while the old file is held open by views.
+        let other = Dir::new();
+        let (mut writer, _) = database(&other.path(), 1, 20, SMALL);
+        (0..3).for_each(|n| commit(&mut writer, &mut twin, &mut Rng(n), SMALL));
+        replace(&dir, &fs::read(other.path()).unwrap());
+        let poll = store.poll_blocking().unwrap();
+        assert_eq!(poll.events.len(), 3);
+        twin.check(&store.view());
+        assert_eq!(store.poll().unwrap().place, Place::Same);
+    }
+
+    #[test]
+    fn another_history_is_a_reset_and_an_older_one_the_end() {
+        let dir = Dir::new();
+        let (_, twin, mut store) = following(&dir, 2);
+        let mut other = Dir::new();
+        let (mut writer, mut theirs) = database(&other.path(), 3, 20, SMALL);
+        while theirs.last() <= twin.last() {
+            commit(&mut writer, &mut theirs, &mut Rng(5), SMALL);
+        }
+        replace(&dir, &fs::read(other.path()).unwrap());
+        let poll = store.poll_blocking().unwrap();
+        assert!(matches!(&poll.events[..], [Event::Reset(view)] if view.at() == theirs.last()));
+        theirs.check(&store.view());
+        other = Dir::new();
+        database(&other.path(), 3, 10, SMALL);
+        replace(&dir, &fs::read(other.path()).unwrap());
+        for _ in 0..3 {
+            assert!(matches!(
+                store.poll_blocking(),
+                Err(FollowError::WentBack { .. })
+            ));
+        }
+        theirs.check(&store.view());
+    }
+
+    #[test]
+    fn a_missing_file_and_one_that_is_no_database_leave_the_old_one_serving() {
+        let dir = Dir::new();
+        let (mut writer, mut twin, mut store) = following(&dir, 4);
+        let away = dir.0.join("away");
+        fs::rename(dir.path(), &away).unwrap();
+        commit(&mut writer, &mut twin, &mut Rng(1), SMALL);
+        let poll = store.poll().unwrap();
+        assert_eq!(
+            (poll.events.len(), poll.place, poll.tail),
+            (1, Place::Missing, Tail::Clean)
+        );
+        fs::write(dir.path(), b"something else").unwrap();
+        for _ in 0..2 {
+            let error = store.poll_blocking().unwrap_err();
+            assert!(matches!(
+                error,
+                FollowError::Reopen(OpenError::NotFileStorage { .. })
+            ));
+        }
+        // Gone again between the poll and the build, and back at last.
+        let reopen = store.poll().unwrap().reopen.unwrap();
+        fs::remove_file(dir.path()).unwrap();
+        let poll = store.adopt(reopen.build(&mut |_, _| {})).unwrap();
+        assert_eq!(poll.place, Place::Missing);
+        fs::rename(&away, dir.path()).unwrap();
+        assert_eq!(store.poll().unwrap().place, Place::Same);
+        twin.check(&store.view());
+    }
 }

@@ -10,6 +10,7 @@
 //! it with the file. Nothing here is ever written.
 
 use super::index::Index;
+use super::open::beside;
 use super::scan::{Backward, Ends, Look};
 use super::table::{BUCKET_MAX, Packer, Table};
 use super::window::ReadAt;
@@ -17,7 +18,9 @@ use crate::base::Oid;
 use crate::base::limit::{INDEX_SAMPLE, INDEX_TRUST_RECORDS_MIN};
 use crate::wire::fs1::{DATA_HEADER_LEN, DataHeader, MAGIC_LEN, POS_END, WORD_LEN};
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::{self, BufRead};
+use std::path::Path;
 
 /// Smallest data record: a header and a back pointer.
 const RECORD_LEN_MIN: u64 = (DATA_HEADER_LEN + WORD_LEN) as u64;
@@ -52,6 +55,14 @@ pub enum IndexFault {
     /// It disagrees with the file about an object.
     #[error("the saved index has object {0} elsewhere than the file")]
     Object(Oid),
+}
+
+/// Opens the index saved beside a file.
+pub(super) fn open(path: &Path) -> Result<File, IndexFault> {
+    File::open(beside(path, ".index")).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => IndexFault::Absent,
+        _ => IndexFault::Unreadable,
+    })
 }
 
 /// Reads a saved index from bytes of a file that is `size` long.
@@ -267,5 +278,95 @@ impl<I: BufRead> Pickle<'_, I> {
         self.input
             .read_exact(out)
             .map_err(|_| IndexFault::Unreadable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8], size: u64) -> Result<(u64, Vec<(Oid, u64)>), IndexFault> {
+        let mut input = bytes;
+        parse(&mut input, size).map(|saved| (saved.pos, saved.table.iter().collect()))
+    }
+
+    /// One bucket with oids 0 and 1, at 200 and 679.
+    const TABLE: &[u8] = b"\0\0\0\x01\0\0\0\0\0\xc8\0\0\0\0\x02\xa7";
+
+    fn saved(parts: [&[u8]; 5]) -> Vec<u8> {
+        let [number, before, between, after, end] = parts;
+        [number, before, b"\0\0\0\0\0\0", between, TABLE, after, end].concat()
+    }
+
+    #[test]
+    fn the_layouts_of_both_pythons_are_read() {
+        let wanted = (737, vec![(Oid(0), 200), (Oid(1), 679)]);
+        let numbers: [&[u8]; 6] = [
+            b"\x80\x03M\xe1\x02.",
+            b"\x80\x03J\xe1\x02\0\0.",
+            b"\x80\x02\x8a\x02\xe1\x02.",
+            b"I737\n.",
+            b"L737L\n.",
+            b"M\xe1\x02.",
+        ];
+        let pairs: [[&[u8]; 4]; 3] = [
+            [b"\x80\x03C\x06", b"C\x10", b"\x86.", b"\x80\x03N."],
+            [b"(U\x06", b"U\x10", b"t.", b"N."],
+            [
+                b"\x80\x02U\x06",
+                b"q\x01T\x10\0\0\0",
+                b"q\x02\x86q\x03.",
+                b"\x80\x02N.",
+            ],
+        ];
+        for number in numbers {
+            for [before, between, after, end] in pairs {
+                let bytes = saved([number, before, between, after, end]);
+                assert_eq!(read(&bytes, 737).as_ref(), Ok(&wanted));
+                // Cut anywhere it is refused.
+                for len in 0..bytes.len() {
+                    assert!(read(&bytes[..len], 737).is_err());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_order_or_out_of_the_file_is_refused() {
+        let good: [&[u8]; 5] = [b"M\xe1\x02.", b"C\x06", b"C\x10", b"\x86.", b"N."];
+        assert!(read(&saved(good), 737).is_ok());
+        assert_eq!(read(&saved(good), 736), Err(IndexFault::Beyond(737)));
+        // Positions are below the end that the index states.
+        let [_, rest @ ..] = good;
+        let early = [b"M\xa7\x02.", rest[0], rest[1], rest[2], rest[3]];
+        assert_eq!(read(&saved(early), 737), Err(IndexFault::Layout));
+        let bytes = saved(good);
+        let table = bytes.windows(TABLE.len()).position(|w| w == TABLE);
+        let table = table.unwrap_or_default();
+        for (at, byte) in [(1, 1), (1, 9), (9, 3), (4, 1)] {
+            let mut bytes = bytes.clone();
+            bytes[table + at] = byte;
+            assert_eq!(read(&bytes, 737), Err(IndexFault::Layout), "{at}");
+        }
+        for tail in [&b"N.x"[..], b"N", b"K\0.", b"(U\x06"] {
+            let bytes = saved([good[0], good[1], good[2], good[3], tail]);
+            assert!(read(&bytes, 737).is_err());
+        }
+        // The layout before: one pickle of a dictionary.
+        assert_eq!(
+            read(b"\x80\x02}q\x01(U\x05indexq\x02", 737),
+            Err(IndexFault::Layout)
+        );
+    }
+
+    #[test]
+    fn a_sample_is_everything_or_spread_over_it() {
+        assert_eq!(sample(5, 9).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        assert_eq!(sample(0, 9).count(), 0);
+        let spread: Vec<_> = sample(1_000_000, 9).collect();
+        assert_eq!(spread.len(), INDEX_SAMPLE);
+        for (i, &n) in spread.iter().enumerate() {
+            assert_eq!(n / 1000, i);
+        }
     }
 }

@@ -17,6 +17,9 @@ use crate::wire::fs1::{
 };
 use std::io;
 
+/// Data records as (oid, position), in the order of the file.
+pub(super) type Records = Vec<(Oid, u64)>;
+
 /// Where the committed part of a file ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ends {
@@ -69,7 +72,7 @@ pub(super) fn look<R: ReadAt + ?Sized>(
     pos: u64,
     last: Tid,
     size: u64,
-    records: &mut Vec<(Oid, u64)>,
+    records: &mut Records,
 ) -> io::Result<Look> {
     records.clear();
     if pos >= size {
@@ -111,7 +114,7 @@ type Found<T> = Result<T, (u64, Fault)>;
 fn walk_records<R: ReadAt + ?Sized>(
     window: &mut Window<'_, R>,
     span: &Span,
-    records: &mut Vec<(Oid, u64)>,
+    records: &mut Records,
 ) -> io::Result<Found<()>> {
     let mut pos = span.records;
     while pos < span.records_end {
@@ -143,6 +146,7 @@ fn walk_records<R: ReadAt + ?Sized>(
 }
 
 /// A walk over committed transactions, newest first.
+#[derive(Debug)]
 pub(super) struct Backward<'f, R: ?Sized> {
     window: Window<'f, R>,
     /// End of the next transaction to give.
@@ -157,7 +161,7 @@ impl<'f, R: ReadAt + ?Sized> Backward<'f, R> {
     }
 
     /// The transaction before; `End` at the beginning of the file. Anything but a whole transaction is a fault.
-    pub(super) fn next(&mut self, records: &mut Vec<(Oid, u64)>) -> io::Result<Look> {
+    pub(super) fn next(&mut self, records: &mut Records) -> io::Result<Look> {
         records.clear();
         let fault = |end, fault| Ok(Look::Fault(end, fault));
         if self.end <= MAGIC_LEN {

@@ -371,3 +371,126 @@ fn records_beyond_the_limit_are_refused_one_by_one() {
     let error = view.load(Oid(2), Tid(9)).unwrap_err();
     assert!(matches!(error, LoadError::TooBig { len: 101, max: 100 }));
 }
+
+fn check(path: &std::path::Path) -> Report {
+    verify(path, &FileOpts::default(), None, &mut |_, _| {}).unwrap()
+}
+
+#[test]
+fn a_sound_file_is_found_sound_and_every_record_is_handed_out() {
+    for seed in 0..10 {
+        let dir = Dir::new();
+        let (writer, twin) = database(&dir.path(), seed, 50, SMALL);
+        writer.save_index().unwrap();
+        let mut seen = BTreeMap::new();
+        let mut object =
+            |oid, tid, data: bytes::Bytes| drop(seen.insert((oid, tid), data.to_vec()));
+        let opts = FileOpts::default();
+        let report = verify(&dir.path(), &opts, Some(&mut object), &mut |_, _| {}).unwrap();
+        assert_eq!((&report.findings[..], report.is_sound()), (&[][..], true));
+        let revisions: usize = twin.objects.values().map(Vec::len).sum();
+        assert_eq!((report.txns, report.records), (50, revisions as u64));
+        assert_eq!(report.objects, twin.objects.len() as u64);
+        assert_eq!(
+            seen.len() as u64,
+            report.records - report.shared - report.deleted
+        );
+        for ((oid, tid), data) in seen {
+            assert_eq!(twin.load(oid, tid), Says::Data(tid, data));
+        }
+    }
+}
+
+#[test]
+fn a_check_finds_what_opening_takes_for_granted_and_goes_on_behind_damage() {
+    let dir = Dir::new();
+    worked(&dir).save_index().unwrap();
+    let whole = std::fs::read(dir.path()).unwrap();
+    let spoil = |at: usize, byte: u8| {
+        let mut bytes = whole.clone();
+        bytes[at] = byte;
+        std::fs::write(dir.path(), &bytes).unwrap();
+        check(&dir.path())
+    };
+    // The last byte of prev of the record at 0x1d2, made 0x34: a record of another object.
+    let report = spoil(0x1d2 + 23, 0x34);
+    let (oid, prev) = (Oid(1), 0x134);
+    assert_eq!(report.findings[0].what, Problem::Prev { oid, prev });
+    // The back pointer at 0x253, likewise.
+    let report = spoil(0x253 + 49, 0x34);
+    let back = 0x134;
+    assert_eq!(
+        report.findings,
+        [Finding {
+            pos: 0x253,
+            what: Problem::Back { oid, back }
+        }]
+    );
+    // A length: what is behind is recognised by the next transaction or from the end.
+    for (at, lost) in [(0x1d2 + 41, false), (0x1b8 + 15, true)] {
+        let report = spoil(at, 0xee);
+        assert!(!report.is_sound());
+        assert!(matches!(
+            report.findings[usize::from(lost)].what,
+            Problem::Damaged(_)
+        ));
+        assert_eq!(lost, report.findings[0].what == Problem::Lost(0x234));
+        assert_eq!((report.txns, report.last), (4, T5));
+    }
+    // The saved index, changed and for less than all.
+    std::fs::write(dir.path(), &whole).unwrap();
+    let index = dir.0.join("Data.fs.index");
+    let saved = std::fs::read(&index).unwrap();
+    let mut changed = saved.clone();
+    let at = changed.len() - 13;
+    changed[at] = 0xc9;
+    std::fs::write(&index, &changed).unwrap();
+    let what = Problem::IndexEntry {
+        oid: Oid(0),
+        saved: Some(0xc9),
+        found: Some(0xc8),
+    };
+    assert_eq!(check(&dir.path()).findings, [Finding { pos: 0xc8, what }]);
+    std::fs::remove_file(&index).unwrap();
+    let report = check(&dir.path());
+    assert_eq!(report.findings[0].what, Problem::Index(IndexFault::Absent));
+    assert!(report.is_sound());
+}
+
+#[test]
+fn any_flipped_byte_is_survived_by_a_check() {
+    let dir = Dir::new();
+    let (_, twin) = database(&dir.path(), 3, 12, SMALL);
+    let whole = std::fs::read(dir.path()).unwrap();
+    let mut found = 0;
+    for at in 4..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(dir.path(), &bytes).unwrap();
+        let report = check(&dir.path());
+        found += usize::from(!report.is_sound());
+        assert!(
+            report.txns + 2 >= twin.txns.len() as u64,
+            "byte {at}: {report:?}"
+        );
+    }
+    assert!(found > whole.len() / 3, "{found} of {}", whole.len());
+}
+
+#[test]
+fn the_history_of_a_view_is_read_backwards() {
+    let dir = Dir::new();
+    let (_, twin) = database(&dir.path(), 8, 60, SMALL);
+    let (_, view) = open(&dir.path()).unwrap();
+    for (lo, hi) in [(0, 59), (10, 20), (59, 59), (0, 0)] {
+        let (lo, hi) = (twin.txns[lo].0, twin.txns[hi].0);
+        let read: Vec<_> = view.history(lo, hi).map(|p| p.unwrap()).collect();
+        let want = twin.txns.iter().rev().filter(|t| t.0 > lo && t.0 <= hi);
+        assert!(
+            read.iter()
+                .map(|p| (p.tid, p.oids.to_vec()))
+                .eq(want.cloned())
+        );
+    }
+    assert_eq!(view.history(Tid::ZERO, Tid::MAX).count(), 60);
+}

@@ -6,6 +6,7 @@
 
 use super::batch::{Batch, Locate};
 use super::index::Index;
+use super::recent::History;
 use super::window::ReadAt;
 use crate::base::{Oid, Tid};
 use crate::store::{LoadError, Loaded, View};
@@ -106,6 +107,11 @@ impl FileView {
             batch.complete(read.id, self.read(read.pos, read.len));
         }
         batch.next_done().expect("no reads are left to do").1
+    }
+
+    /// The transactions in (lo, hi], newest first: reads the file backwards, blocking.
+    pub fn history(&self, lo: Tid, hi: Tid) -> History<'_> {
+        History::new(&self.0.file, self.0.end, lo, hi.min(self.at()))
     }
 
     /// Reads from the file, blocking; less than asked only at its end.

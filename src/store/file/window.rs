@@ -58,6 +58,12 @@ pub(super) struct Window<'f, R: ?Sized> {
     fill: usize,
 }
 
+impl<R: ?Sized> std::fmt::Debug for Window<'_, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Window({} + {})", self.start, self.buf.len())
+    }
+}
+
 impl<'f, R: ReadAt + ?Sized> Window<'f, R> {
     pub(super) fn new(file: &'f R) -> Self {
         Self {
@@ -97,5 +103,59 @@ impl<'f, R: ReadAt + ?Sized> Window<'f, R> {
         let n = self.file.read_full(&mut self.buf, self.start);
         self.buf.truncate(*n.as_ref().unwrap_or(&0));
         n.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::testing::Rng;
+    use super::*;
+    use std::cell::Cell;
+
+    /// Bytes that count how often and how much is read.
+    struct Counted<'b>(&'b [u8], Cell<(usize, usize)>);
+
+    impl ReadAt for Counted<'_> {
+        fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+            // Short reads happen.
+            let len = buf.len().min(100_000);
+            let n = self.0.read_at(&mut buf[..len], pos)?;
+            let (times, bytes) = self.1.get();
+            self.1.set((times + 1, bytes + n));
+            Ok(n)
+        }
+    }
+
+    #[test]
+    fn any_order_of_reads_gives_the_bytes_of_the_file() {
+        let bytes = Rng(1).bytes(300_000);
+        let file = Counted(&bytes, Cell::default());
+        let (mut window, mut rng) = (Window::new(&file), Rng(2));
+        for _ in 0..20_000 {
+            let pos = rng.below(310_000);
+            let len = usize::try_from(rng.below(60)).unwrap();
+            let from = usize::try_from(pos).unwrap();
+            let wanted = bytes.get(from..from + len);
+            // Nothing at all is there wherever it is asked for.
+            let given = window.get(pos, len).unwrap();
+            assert!(given == wanted || len == 0, "{len} at {pos}");
+        }
+    }
+
+    #[test]
+    fn small_records_are_read_in_large_pieces_and_large_ones_skipped() {
+        let bytes = vec![0; 40 << 20];
+        let read = |step: u64| {
+            let file = Counted(&bytes, Cell::default());
+            let mut window = Window::new(&file);
+            for pos in (0..bytes.len() as u64 - 42).step_by(usize::try_from(step).unwrap()) {
+                assert!(window.get(pos, 42).unwrap().is_some());
+            }
+            file.1.get().1
+        };
+        // Everything once, but for what a window holds twice at its seams and reads ahead at the end.
+        assert!(read(150) < bytes.len() + (1 << 20));
+        assert!(read(2 << 20) <= 21 * FILL_MIN);
     }
 }

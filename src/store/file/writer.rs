@@ -15,7 +15,8 @@ use super::open::beside;
 use super::scan::Ends;
 use crate::base::{Oid, Tid};
 use crate::wire::fs1::{
-    DATA_HEADER_LEN, DataHeader, MAGIC, MAGIC_LEN, Span, TXN_HEADER_LEN, TxnHeader, WORD_LEN,
+    DATA_HEADER_LEN, DataHeader, MAGIC, MAGIC_LEN, Span, Status, TXN_HEADER_LEN, TxnHeader,
+    WORD_LEN,
 };
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -243,6 +244,7 @@ impl<'w> Txn<'w> {
         writer.file.write_all_at(&bytes, pos)?;
         let span = Span {
             tid,
+            status: Status::Voted,
             pos,
             records: pos,
             records_end: pos + tlen,

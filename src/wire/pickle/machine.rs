@@ -35,6 +35,8 @@ pub(super) struct Machine<'a> {
     memo_len: usize,
     /// Bytes of text that may still be encoded. Each text is encoded once in a sane record.
     encode_left: usize,
+    /// Items put in lists and dicts.
+    listed: usize,
     pub(super) heap: Heap,
 }
 
@@ -64,6 +66,7 @@ impl<'a> Machine<'a> {
             memo: Vec::with_capacity(guess),
             memo_len: 0,
             encode_left: buf.len(),
+            listed: 0,
             heap,
         }
     }

@@ -293,6 +293,8 @@ fn bombs_stay_small() {
     ));
     let items = [b"N".to_vec(), vec![0x85; 5 << 20]].concat();
     assert!(matches!(record(&items), Err(PickleError::TooMany { .. })));
+    let listed = [b"]".to_vec(), b"(NNNNNNNNe".repeat(600_000), b".".to_vec()].concat();
+    assert!(matches!(record(&listed), Err(PickleError::TooMany { .. })));
     // One text encoded again and again.
     let mut encode = b"c_codecs\nencode\nq\x01X\x00\x10\x00\x00".to_vec();
     encode.extend_from_slice(&[b'a'; 4096]);

@@ -115,16 +115,19 @@ impl Machine<'_> {
     pub(super) fn extend(&mut self, count: usize) -> Outcome<()> {
         let keep = self.below(count)?;
         let into_dict = matches!(self.op, op::SETITEM | op::SETITEMS);
-        match self.stack[self.fence..keep].last() {
-            Some(Value::List(id)) if !into_dict => {
-                self.heap.lists[id.0 as usize].extend_from_slice(&self.stack[keep..]);
-            }
-            Some(Value::Dict(id)) if into_dict && count.is_multiple_of(2) => {
-                self.heap.lists[id.0 as usize].extend_from_slice(&self.stack[keep..]);
-            }
-            Some(Value::Opaque) => {}
+        let id = match self.stack[self.fence..keep].last() {
+            Some(Value::List(id)) if !into_dict => Some(id.0),
+            Some(Value::Dict(id)) if into_dict && count.is_multiple_of(2) => Some(id.0),
+            Some(Value::Opaque) => None,
             Some(_) => return Err(self.operand()),
             None => return Err(self.underflow()),
+        };
+        if let Some(id) = id {
+            self.listed += count;
+            if self.listed > PICKLE_ITEMS_MAX {
+                return Err(PickleError::TooMany { at: self.at });
+            }
+            self.heap.lists[id as usize].extend_from_slice(&self.stack[keep..]);
         }
         self.stack.truncate(keep);
         Ok(())

@@ -1,0 +1,404 @@
+//! Carrying tasks: step, park, load, go on (READ 3 to 6).
+//!
+//! The states are drawn in [`super::task`]. Nothing here waits.
+
+use super::loading::{Delivery, Fetched, TaskId};
+use super::serve::FileService;
+use super::shared::{Counters, Notice};
+use super::task::{self, Extent, Failure, Job, Task};
+use crate::base::limit;
+use crate::base::{NodeId, Oid, Rev, Tid};
+use crate::fs::cache::Kept;
+use crate::fs::errno;
+use crate::fs::read::{self, Info};
+use crate::fs::tree::FileNode;
+use crate::kernel::file::{Now, read_now};
+use crate::kernel::port::Port;
+use crate::store::LoadError;
+use crate::store::file::Located;
+use crate::wire::fuse::reply;
+use crate::wire::pickle;
+use crate::zodb::need::{Absent, Ask, Step};
+use crate::zodb::object::decode_within;
+use crate::zodb::{Kind, ZodbError};
+use crossbeam_channel::TrySendError;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Tasks.
+impl FileService {
+    /// Answers a task, or parks it.
+    pub(super) fn admit(&mut self, port: &mut Port, mut task: Task) {
+        if let Some(outcome) = self.step(port, &mut task) {
+            return self.finish(port, task, outcome);
+        }
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.tasks.push(None);
+            self.tasks.len() - 1
+        });
+        self.tasks[id] = Some(task);
+        self.fetch(port, id);
+        self.run_ready(port);
+    }
+
+    /// Goes on with every task that has all it waited for.
+    pub(super) fn run_ready(&mut self, port: &mut Port) {
+        while let Some(id) = self.ready.pop() {
+            let mut task = self.tasks[id].take().expect("a ready task is parked");
+            debug_assert_eq!(task.waiting, 0);
+            match self.step(port, &mut task) {
+                Some(outcome) => {
+                    self.free.push(id);
+                    self.finish(port, task, outcome);
+                }
+                None => {
+                    self.tasks[id] = Some(task);
+                    self.fetch(port, id);
+                }
+            }
+        }
+    }
+
+    /// Carries a task as far as what is at hand allows; `None` when `wants` says what is missing.
+    fn step(&mut self, port: &mut Port, task: &mut Task) -> Option<Result<usize, i32>> {
+        if task.failed {
+            return Some(Err(libc::EIO));
+        }
+        self.wants.clear();
+        self.seen.get_mut().clear();
+        let found = match &task.job {
+            Job::Abandoned => return Some(Ok(0)),
+            Job::Lookup(oid) => self.step_lookup(port, task, *oid),
+            Job::Getattr(file) => self.step_getattr(port, task, file),
+            Job::Read { file, off, len } => self.step_read(port, task, file, (*off, *len)),
+            Job::Store { file, ranges } => self.step_store(task, file, ranges),
+        };
+        found.unwrap_or_else(|failure| {
+            let errno = match (&failure, &task.job) {
+                (Failure::Zodb(error), Job::Lookup(_)) => errno::of_lookup(error),
+                (Failure::Zodb(error), _) => errno::of_access(error),
+                (Failure::Io(_), _) => libc::EIO,
+            };
+            self.log_failure(task, &failure, errno);
+            Some(Err(errno))
+        })
+    }
+
+    fn log_failure(&self, task: &Task, failure: &Failure, errno: i32) {
+        if matches!(failure, Failure::Zodb(ZodbError::Corrupt { .. })) {
+            Counters::add(&self.counters().rejected, 1);
+        }
+        let at = self.tid_of(task.rev);
+        let line = match (
+            &task.job,
+            task.job.node().and_then(|id| self.files.get(&id)),
+        ) {
+            (Job::Lookup(oid), _) => format!("{} bigfile {oid} @{at}: {failure}", task.rev),
+            (_, Some(file)) => format!("{} bigfile {} @{at}: {failure}", task.rev, file.oid),
+            _ => failure.to_string(),
+        };
+        match errno {
+            libc::EINVAL => self.shared.log.warning(line),
+            _ => self.shared.log.error(line),
+        }
+    }
+
+    /// What the big file of a task is, if that is at hand. `id` is 0 while its node is not known.
+    fn info(&mut self, task: &Task, oid: Oid, id: NodeId) -> Result<Option<Info>, Failure> {
+        if let Some(info) = self.infos.get(&id) {
+            return Ok(Some(*info));
+        }
+        let hand = task::at_hand(task, &self.cache, &self.seen);
+        let mut ask = Ask::new(&hand, &mut self.wants.objects);
+        let Step::Done(info) = read::info(&mut ask, oid)? else {
+            return Ok(None);
+        };
+        if id != NodeId(0) {
+            // What is kept has to be tracked too, also when the answer still lacks something.
+            if task.rev == Rev::Head {
+                self.tracked.note(id, self.seen.get_mut());
+            }
+            self.infos.insert(id, info);
+        }
+        Ok(Some(info))
+    }
+
+    /// Notes what the answer depends on, before it is given (READ 5).
+    fn track(&mut self, file: &FileNode) {
+        if file.rev == Rev::Head {
+            self.tracked.note(file.id, self.seen.get_mut());
+        }
+    }
+
+    fn step_lookup(
+        &mut self,
+        port: &mut Port,
+        task: &Task,
+        oid: Oid,
+    ) -> Result<Option<Result<usize, i32>>, Failure> {
+        let Some(info) = self.info(task, oid, NodeId(0))? else {
+            return Ok(None);
+        };
+        let hand = task::at_hand(task, &self.cache, &self.seen);
+        let serial = match hand.kept(oid) {
+            Some(&Kept::Object(_, serial)) => serial,
+            other => unreachable!("BUG: a big file that is {other:?}"),
+        };
+        let file = self.shared.tree().enter_file(task.rev, oid, serial);
+        self.track(&file);
+        self.infos.insert(file.id, info);
+        self.files.insert(file.id, Arc::clone(&file));
+        let attr = self
+            .shared
+            .owner
+            .file(&file, info.size, info.file.blksize.0);
+        let held = task.held.as_ref().expect("a LOOKUP is held");
+        Ok(Some(Ok(reply::entry(port.body(held), attr))))
+    }
+
+    fn step_getattr(
+        &mut self,
+        port: &mut Port,
+        task: &Task,
+        file: &Arc<FileNode>,
+    ) -> Result<Option<Result<usize, i32>>, Failure> {
+        let Some(info) = self.info(task, file.oid, file.id)? else {
+            return Ok(None);
+        };
+        self.track(file);
+        let attr = self.shared.owner.file(file, info.size, info.file.blksize.0);
+        let held = task.held.as_ref().expect("a GETATTR is held");
+        Ok(Some(Ok(reply::attr(port.body(held), attr))))
+    }
+
+    fn step_read(
+        &mut self,
+        port: &mut Port,
+        task: &Task,
+        file: &Arc<FileNode>,
+        (off, len): (u64, usize),
+    ) -> Result<Option<Result<usize, i32>>, Failure> {
+        let Some(info) = self.info(task, file.oid, file.id)? else {
+            return Ok(None);
+        };
+        let len = read::clip(off, len, info.size);
+        let held = task.held.as_ref().expect("a READ is held");
+        let out = &mut port.body(held)[..len];
+        let hand = task::at_hand(task, &self.cache, &self.seen);
+        if !task::fill(&hand, &task.raws, &mut self.wants, &info, off, out)? {
+            return Ok(None);
+        }
+        self.track(file);
+        self.note_touch(file, &info, off, len);
+        Counters::add(&self.counters().read_bytes, len as u64);
+        Ok(Some(Ok(len)))
+    }
+
+    /// Remembers the blocks of a READ that it did not bring in whole.
+    fn note_touch(&mut self, file: &FileNode, info: &Info, off: u64, len: usize) {
+        let blksize = info.file.blksize.0;
+        if !blksize.is_multiple_of(4096) || blksize > limit::UPLOAD_BYTES_MAX {
+            return;
+        }
+        for piece in read::pieces(blksize, off, len) {
+            let end = piece.off + piece.len as u64;
+            self.touches
+                .note(file.id, piece.blk, piece.off, end, blksize);
+        }
+    }
+
+    fn step_store(
+        &mut self,
+        task: &Task,
+        file: &Arc<FileNode>,
+        ranges: &[Range<u64>],
+    ) -> Result<Option<Result<usize, i32>>, Failure> {
+        let Some(info) = self.info(task, file.oid, file.id)? else {
+            return Ok(None);
+        };
+        let mut pages = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let want = usize::try_from(range.end - range.start).expect("at most a block");
+            let mut data = vec![0; read::clip(range.start, want, info.size)];
+            let hand = task::at_hand(task, &self.cache, &self.seen);
+            if task::fill(
+                &hand,
+                &task.raws,
+                &mut self.wants,
+                &info,
+                range.start,
+                &mut data,
+            )? {
+                pages.push((range.start, data));
+            }
+        }
+        if pages.len() < ranges.len() {
+            return Ok(None);
+        }
+        self.track(file);
+        for (off, data) in pages {
+            let len = data.len();
+            let notice = Notice::Store {
+                node: file.id,
+                off,
+                data,
+            };
+            self.shared.store_bytes.fetch_add(len, Ordering::Relaxed);
+            if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+                self.links.notices.try_send(notice)
+            {
+                self.shared.store_bytes.fetch_sub(len, Ordering::Relaxed);
+            }
+        }
+        Counters::add(&self.counters().stores, 1);
+        Ok(Some(Ok(0)))
+    }
+
+    fn finish(&mut self, port: &mut Port, task: Task, outcome: Result<usize, i32>) {
+        if let Some(held) = task.held {
+            self.reply(port, held, outcome);
+        }
+    }
+}
+
+/// Loads.
+impl FileService {
+    fn tid_of(&self, rev: Rev) -> Tid {
+        match rev {
+            Rev::Head => self.at,
+            Rev::At(tid) => tid,
+        }
+    }
+
+    /// Loads what the step of task `id` found missing; the task becomes ready when all of it is there.
+    fn fetch(&mut self, port: &mut Port, id: TaskId) {
+        let mut wants = std::mem::take(&mut self.wants);
+        let task = self.tasks[id].as_mut().expect("the task is parked");
+        let rev = task.rev;
+        for list in [&mut wants.objects, &mut wants.places] {
+            list.sort_unstable();
+            list.dedup();
+            task.waiting += list.len();
+            list.retain(|&oid| self.loading.join(rev, oid, id));
+        }
+        task.waiting += wants.raws.len();
+        debug_assert!(task.waiting > 0, "a task that lacks nothing is not parked");
+        let view = self.view.clone();
+        let state = (rev, self.tid_of(rev), &view);
+        let mut deliveries = std::mem::take(&mut self.deliveries);
+        Counters::add(&self.counters().loads, wants.objects.len() as u64);
+        if !wants.objects.is_empty() {
+            self.loading
+                .objects(port, state, &wants.objects, &mut deliveries);
+        }
+        if !wants.places.is_empty() {
+            self.loading
+                .places(port, state, &wants.places, &mut deliveries);
+        }
+        for want in wants.raws.drain(..) {
+            Counters::add(&self.counters().waits, 1);
+            self.loading.raw(port, want.read(id), want.len);
+        }
+        self.wants = wants;
+        self.settle(&mut deliveries);
+        self.deliveries = deliveries;
+    }
+
+    /// Hands what came in to those who wait for it.
+    pub(super) fn settle(&mut self, deliveries: &mut Vec<Delivery>) {
+        for Delivery {
+            rev,
+            oid,
+            fetched,
+            stale,
+            tasks,
+        } in deliveries.drain(..)
+        {
+            let kept = if stale {
+                Err(())
+            } else {
+                self.keep(rev, oid, fetched)
+            };
+            if let Ok(kept) = &kept
+                && task::worth_keeping(kept)
+            {
+                self.cache.insert(rev, oid, kept.clone());
+            }
+            for id in tasks {
+                let task = self.tasks[id]
+                    .as_mut()
+                    .expect("a waiting task keeps its place");
+                match &kept {
+                    Ok(kept) => {
+                        task.own.insert(oid, kept.clone());
+                    }
+                    Err(()) if stale => {} // it asks again
+                    Err(()) => task.failed = true,
+                }
+                task.waiting -= 1;
+                if task.waiting == 0 {
+                    self.ready.push(id);
+                }
+            }
+        }
+    }
+
+    /// What is to be known of an oid from what was loaded; an error is logged here and fails its tasks.
+    fn keep(&self, rev: Rev, oid: Oid, fetched: Fetched) -> Result<Kept<Extent>, ()> {
+        let error = match fetched {
+            Fetched::Object(Ok(loaded)) => {
+                return Ok(match decode_within(loaded.data, self.shared.max_record) {
+                    Ok(object) => Kept::Object(Arc::new(object), loaded.serial),
+                    Err(error) => Kept::Broken(error),
+                });
+            }
+            Fetched::Place(Ok(located), file) => {
+                return Ok(match raw_extent(&located, file, self.shared.max_record) {
+                    Some(extent) => Kept::Raw(extent),
+                    // Not of the plain form: to be loaded and decoded.
+                    None => Kept::Opaque,
+                });
+            }
+            Fetched::Object(Err(error)) | Fetched::Place(Err(error), _) => error,
+        };
+        match error {
+            LoadError::NoObject => Ok(Kept::Absent(Absent::NoObject)),
+            LoadError::NotYet => Ok(Kept::Absent(Absent::NotYet)),
+            LoadError::Deleted { .. } => Ok(Kept::Absent(Absent::Deleted)),
+            error => {
+                Counters::add(&self.counters().rejected, 1);
+                self.shared
+                    .log
+                    .error(format!("object {oid} @{}: {error}", self.tid_of(rev)));
+                Err(())
+            }
+        }
+    }
+}
+
+/// Where the bytes of a plain block lie, if its record is one; checks what stands behind them.
+fn raw_extent(located: &Located, file: Arc<File>, max_record: usize) -> Option<Extent> {
+    let raw = pickle::raw_bytes(&located.prefix, located.data_len)
+        .filter(|raw| located.data_len <= max_record && Kind::of(raw.class) == Some(Kind::Blk0))?;
+    let tail_at = located.data_len - raw.tail_len();
+    let mut tail = [0; 16];
+    let tail = tail.get_mut(..raw.tail_len())?;
+    match located.prefix.get(tail_at..) {
+        Some(bytes) if bytes.len() == tail.len() => tail.copy_from_slice(bytes),
+        _ => {
+            // Behind the prefix. A read that would wait is left to the ordinary load.
+            let pos = located.data_pos + tail_at as u64;
+            let now = read_now(&file, pos, tail).ok()?;
+            if now != Now::Done(tail.len()) {
+                return None;
+            }
+        }
+    }
+    raw.tail_is_valid(tail).then(|| Extent {
+        pos: located.data_pos + raw.data_offset as u64,
+        len: raw.data_len as u64,
+        file,
+    })
+}

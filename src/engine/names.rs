@@ -1,0 +1,220 @@
+//! Names, attributes and small files, as one worker answers them: on the spot, but for what concerns big files,
+//! which become tasks.
+
+use super::serve::FileService;
+use super::shared::{Counters, ToWorker};
+use super::task::{Job, Task};
+use crate::base::limit;
+use crate::base::{NodeId, Rev, Tid, Unique};
+use crate::fs::errno;
+use crate::fs::tree::{self, Name, Node};
+use crate::kernel::port::{Held, Port};
+use crate::wire::fuse::abi::{Attr, fopen};
+use crate::wire::fuse::reply;
+use crate::wire::fuse::request::Op;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl FileService {
+    pub(super) fn lookup(&mut self, port: &mut Port, held: Held, unique: Unique, parent: NodeId) {
+        let resolved = self.node(parent).and_then(|parent| {
+            let Ok(request) = port.request(&held) else {
+                return Err(libc::EIO);
+            };
+            let Op::Lookup { name } = request.op else {
+                return Err(libc::EIO);
+            };
+            tree::resolve(&parent, name).map_err(errno::of_name)
+        });
+        let outcome = match resolved {
+            Err(errno) => Err(errno),
+            Ok(Name::Fixed(id)) => self.entry(port, &held, id),
+            Ok(Name::Rev(tid)) if tid > self.shared.head() => {
+                return self.park_future(port, held, unique, tid);
+            }
+            Ok(Name::Rev(tid)) => {
+                let id = self.shared.tree().enter_rev(tid);
+                self.entry(port, &held, id)
+            }
+            Ok(Name::RevBigfile(tid)) => {
+                let id = self.shared.tree().enter_rev_bigfile(tid);
+                self.entry(port, &held, id)
+            }
+            Ok(Name::File(Rev::Head, _)) if self.shared.failed.load(Ordering::Relaxed) => {
+                Err(libc::EIO)
+            }
+            Ok(Name::File(rev, oid)) => {
+                return self.admit(port, Task::new(Some(held), unique, rev, Job::Lookup(oid)));
+            }
+        };
+        self.reply(port, held, outcome);
+    }
+
+    fn entry(&mut self, port: &mut Port, held: &Held, id: NodeId) -> Result<usize, i32> {
+        let attr = self.small_attr(id)?;
+        Ok(reply::entry(port.body(held), attr))
+    }
+
+    /// Attributes of anything but a big file.
+    fn small_attr(&mut self, id: NodeId) -> Result<Attr, i32> {
+        let node = self.node(id)?;
+        let owner = self.shared.owner;
+        Ok(match self.text(&node) {
+            Some(text) => owner.small(id, text.len()),
+            None => owner.dir(id, &node, self.shared.head()),
+        })
+    }
+
+    /// What a small file says now.
+    fn text(&self, node: &Node) -> Option<Cow<'_, str>> {
+        Some(match node {
+            Node::HeadAt => self.shared.head().to_string().into(),
+            Node::Zurl => self.shared.zurl.as_str().into(),
+            Node::Pintimeout => self.shared.pintimeout.as_str().into(),
+            Node::Stats => self.shared.stats().into(),
+            _ => return None,
+        })
+    }
+
+    /// Waits for head to reach `tid`: the one LOOKUP that waits.
+    fn park_future(&mut self, port: &mut Port, held: Held, unique: Unique, tid: Tid) {
+        if let Some(at) = self.interrupted.iter().position(|&u| u == unique) {
+            self.interrupted.remove(at);
+            return self.reply(port, held, Err(libc::EINTR));
+        }
+        self.future.push((tid, unique, held));
+        self.shared.future_lookups.fetch_add(1, Ordering::SeqCst);
+        self.wake_future(port); // head may have moved before control could see the count
+    }
+
+    /// Answers look-ups that head has reached.
+    pub(super) fn wake_future(&mut self, port: &mut Port) {
+        let head = self.shared.head();
+        let mut i = 0;
+        while i < self.future.len() {
+            if self.future[i].0 > head {
+                i += 1;
+                continue;
+            }
+            let (tid, _, held) = self.future.swap_remove(i);
+            self.shared.future_lookups.fetch_sub(1, Ordering::SeqCst);
+            let id = self.shared.tree().enter_rev(tid);
+            let outcome = self.entry(port, &held, id);
+            self.reply(port, held, outcome);
+        }
+    }
+
+    pub(super) fn open(&mut self, port: &mut Port, held: &Held, id: NodeId) -> Result<usize, i32> {
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            return Err(libc::ESHUTDOWN);
+        }
+        let flags = match self.node(id)? {
+            Node::HeadAt | Node::Stats => fopen::DIRECT_IO | fopen::NOFLUSH,
+            Node::File(file) => {
+                self.refuse(&file)?;
+                fopen::KEEP_CACHE | fopen::NOFLUSH
+            }
+            _ => fopen::KEEP_CACHE | fopen::NOFLUSH,
+        };
+        Ok(reply::open(port.body(held), 0, flags))
+    }
+
+    pub(super) fn getattr(&mut self, port: &mut Port, held: Held, unique: Unique, id: NodeId) {
+        let outcome = match self.node(id) {
+            Ok(Node::File(file)) => match self.refuse(&file) {
+                Ok(()) => {
+                    let task = Task::new(Some(held), unique, file.rev, Job::Getattr(file));
+                    return self.admit(port, task);
+                }
+                Err(errno) => Err(errno),
+            },
+            _ => self
+                .small_attr(id)
+                .map(|attr| reply::attr(port.body(&held), attr)),
+        };
+        self.reply(port, held, outcome);
+    }
+
+    pub(super) fn read(
+        &mut self,
+        port: &mut Port,
+        held: Held,
+        unique: Unique,
+        id: NodeId,
+        range: (u64, u32),
+    ) {
+        let (off, len) = (range.0, usize::try_from(range.1).unwrap_or(usize::MAX));
+        let len = len.min(limit::PAYLOAD_BYTES);
+        let outcome = match self.node(id) {
+            Ok(Node::File(file)) => match self.refuse(&file) {
+                Ok(()) => {
+                    Counters::add(&self.counters().reads, 1);
+                    let rev = file.rev;
+                    let job = Job::Read { file, off, len };
+                    return self.admit(port, Task::new(Some(held), unique, rev, job));
+                }
+                Err(errno) => Err(errno),
+            },
+            Ok(node) => match self.text(&node) {
+                Some(text) => {
+                    let from = usize::try_from(off).unwrap_or(usize::MAX).min(text.len());
+                    let part = &text.as_bytes()[from..];
+                    let part = &part[..part.len().min(len)];
+                    port.body(&held)[..part.len()].copy_from_slice(part);
+                    Ok(part.len())
+                }
+                None => Err(libc::EISDIR),
+            },
+            Err(errno) => Err(errno),
+        };
+        self.reply(port, held, outcome);
+    }
+
+    /// Names of a directory, behind the one whose cookie is `off`.
+    pub(super) fn readdir(
+        &mut self,
+        port: &mut Port,
+        held: &Held,
+        id: NodeId,
+        (off, size): (u64, u32),
+    ) -> Result<usize, i32> {
+        let node = self.node(id)?;
+        let listed = self.shared.tree().list(&node);
+        let body = port.body(held);
+        let size = usize::try_from(size).unwrap_or(usize::MAX).min(body.len());
+        let out = &mut body[..size];
+        let dots = [(id, 1, true, "."), (NodeId::ROOT, 2, true, "..")];
+        // Cookies follow ids, so that a listing goes on rightly while names come and go.
+        let named = listed
+            .iter()
+            .map(|l| (l.id, l.id.0 + 2, l.dir, l.name.as_str()));
+        let mut len = 0;
+        for (ino, cookie, dir, name) in dots.into_iter().chain(named) {
+            if cookie <= off {
+                continue;
+            }
+            match reply::dirent(out, len, ino, cookie, dir, name.as_bytes()) {
+                Some(more) => len = more,
+                None => break,
+            }
+        }
+        Ok(len)
+    }
+
+    /// The kernel forgot nodes; those that nobody can name are forgotten by every worker.
+    pub(super) fn forget(&mut self, forgets: impl Iterator<Item = (NodeId, u64)>) {
+        let mut dropped = Vec::new();
+        let mut tree = self.shared.tree();
+        for (id, count) in forgets {
+            tree.forget(id, count, &mut dropped);
+        }
+        drop(tree);
+        if !dropped.is_empty() {
+            let dropped: Arc<[NodeId]> = dropped.into();
+            for worker in &self.links.workers {
+                worker.send(ToWorker::Forgotten(Arc::clone(&dropped)));
+            }
+        }
+    }
+}
