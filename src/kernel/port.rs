@@ -247,7 +247,9 @@ impl Port {
                     && queues.prepare(ring, entry_data)?
                 {
                     ring.submit()?;
-                    self.dev.kick();
+                    if let Some(node) = queues.known_file() {
+                        self.dev.kick(node);
+                    }
                 }
                 ring.wait(timeout)?;
                 ring.reap(&mut self.completions);
