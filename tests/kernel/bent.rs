@@ -44,6 +44,8 @@ pub(crate) struct Bends {
     inval: Option<u64>,
     /// `readahead=N`: bytes asked for in INIT.
     readahead: Option<u32>,
+    /// `raw`: entries by hand.
+    pub(crate) raw: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,7 @@ impl<'a> FromIterator<&'a str> for Bends {
         let mut bends = Self::default();
         for word in words {
             match word.split_once('=') {
+                None if word == "raw" => bends.raw = true,
                 Some(("payload", n)) => bends.payload = n.parse().ok(),
                 Some(("late", "last")) => bends.late = Some(Late::Last),
                 Some(("late", "all")) => bends.late = Some(Late::All),
@@ -139,9 +142,10 @@ impl Bends {
                     if late {
                         gate.pass();
                     }
+                    let own = u16::try_from(cpu).unwrap();
                     let payload = bends.payload.unwrap_or(limit::PAYLOAD_BYTES);
                     let qids = queues_of(index, workers);
-                    port.register_queues(&connection.fuse, &qids, payload)
+                    port.register_queues(&connection.fuse, own, &qids, payload)
                         .unwrap();
                 }
                 worker::run(port, &mut actor, &flags, |_| {
@@ -152,7 +156,7 @@ impl Bends {
         Ok((connection, gate))
     }
 
-    fn shake_hands(&self, connection: &Connection, rings: bool) -> io::Result<()> {
+    pub(crate) fn shake_hands(&self, connection: &Connection, rings: bool) -> io::Result<()> {
         let mut message = vec![0; limit::PAYLOAD_BYTES + 4096];
         let len = (&connection.fuse).read(&mut message)?;
         let request = request::split(&message[..len]).and_then(Request::parse);

@@ -50,7 +50,6 @@ fn perform(words: &[&str], held: &mut Vec<File>) -> io::Result<String> {
             let meta = std::fs::metadata(at)?;
             Ok(format!("size {} mtime {}", meta.size(), meta.mtime()))
         }
-        "fstat" => Ok(held[0].metadata()?.size().to_string()),
         "statfs" => {
             nix::sys::statfs::statfs(at)?;
             Ok("answered".to_owned())
@@ -65,11 +64,29 @@ fn perform(words: &[&str], held: &mut Vec<File>) -> io::Result<String> {
             (&file).write_all(words[2].as_bytes())?;
             Ok("written".to_owned())
         }
+        // writes PATH COUNT: so many WRITEs, each of other bytes
+        "writes" => {
+            let file = File::options().write(true).open(at)?;
+            for i in 0..number(2) {
+                (&file).write_all(&i.to_le_bytes())?;
+            }
+            Ok("written".to_owned())
+        }
+        // again PATH COUNT: reads the first page so many times
+        "again" => {
+            let file = File::open(at)?;
+            let mut buf = vec![0; PAGE];
+            for _ in 0..number(2) {
+                file.read_at(&mut buf, 0)?;
+            }
+            Ok("read".to_owned())
+        }
         // gens PATH OFF LEN ADVICE: one pread, and whose bytes it brought
         "gens" => {
             let file = open(at, words.get(4).copied())?;
-            let mut buf = vec![0; usize::try_from(number(3)).unwrap()];
-            let n = file.read_at(&mut buf, number(2))?;
+            let mut room = Vec::new();
+            let buf = aligned(&mut room, usize::try_from(number(3)).unwrap());
+            let n = file.read_at(buf, number(2))?;
             Ok(generations(&buf[..n], number(2)))
         }
         // touch PATH OFF LEN ADVICE: the same through a mapping
@@ -90,7 +107,8 @@ fn perform(words: &[&str], held: &mut Vec<File>) -> io::Result<String> {
         // cached PATH PAGES: how many of the first pages the page cache has, and the first holes
         "cached" => {
             let map = map(&File::open(at)?)?;
-            let cached = resident(&map[..usize::try_from(number(2)).unwrap() * PAGE])?;
+            let len = map.len().min(usize::try_from(number(2)).unwrap() * PAGE);
+            let cached = resident(&map[..len])?;
             let absent = cached.iter().enumerate().filter(|(_, c)| !**c);
             let holes: Vec<_> = absent.map(|(i, _)| i.to_string()).take(8).collect();
             let n = cached.iter().filter(|c| **c).count();
@@ -100,11 +118,6 @@ fn perform(words: &[&str], held: &mut Vec<File>) -> io::Result<String> {
         "many" => {
             let threads = usize::try_from(number(2)).unwrap();
             many(at, threads, words[3].parse().ok(), words.get(4).copied())
-        }
-        // names DIR COUNT: looks up so many names
-        "names" => {
-            let found = (0..number(2)).filter(|i| std::fs::metadata(format!("{at}/n{i}")).is_ok());
-            Ok(found.count().to_string())
         }
         "pin" => {
             pin(words[1].parse().unwrap());
@@ -131,6 +144,13 @@ fn open(path: &str, advice: Option<&str>) -> io::Result<File> {
         posix_fadvise(file.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?;
     }
     Ok(file)
+}
+
+/// `len` bytes from a page boundary on, as O_DIRECT wants them.
+fn aligned(room: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    room.resize(len + PAGE, 0);
+    let skew = room.as_ptr().align_offset(PAGE);
+    &mut room[skew..skew + len]
 }
 
 #[allow(unsafe_code, reason = "see its SAFETY comment")]
@@ -169,10 +189,8 @@ fn many(
             let (file, all_here) = (Arc::clone(&file), Arc::clone(&all_here));
             let body = move || {
                 all_here.wait();
-                // Aligned for O_DIRECT.
-                let mut buf = vec![0; 2 * PAGE];
-                let skew = buf.as_ptr().align_offset(PAGE);
-                let buf = &mut buf[skew..skew + PAGE];
+                let mut room = Vec::new();
+                let buf = aligned(&mut room, PAGE);
                 let off = u64::try_from(i * PAGE).unwrap();
                 match file.read_at(buf, off) {
                     Ok(PAGE) => generations(buf, off),

@@ -32,10 +32,19 @@ mod script;
 mod server;
 mod stage;
 
+mod attribute;
 mod channel;
+mod folio;
 mod killed;
 mod lock;
+mod open;
+mod parked;
+mod raw;
+mod readahead;
 mod retrieve;
+mod reuse;
+mod rings;
+mod unmount;
 mod withdrawn;
 
 /// Makes of each `fn name(Transport)` the tests `name::uring`, `name::dev` and `name::plain`.

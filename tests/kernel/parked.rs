@@ -12,10 +12,12 @@ fn a_thousand_parked_reads(transport: Transport) {
     let Some(mut stage) = Stage::up("parked", transport, "") else {
         return;
     };
-    std::fs::write(format!("/sys/fs/fuse/connections/{}/max_background", stage.device.1), "4000").unwrap();
     // For the RETRIEVE, a page that nobody reads.
     let far = 60 << 20;
-    assert_eq!(stage.visit(&format!("gens {{}}/data {far} 4096 random")), "1x1");
+    assert_eq!(
+        stage.visit(&format!("gens {{}}/data {far} 4096 random")),
+        "1x1"
+    );
     stage.ask("park READ 0 33554432");
     let readers = stage.send(&format!("many {{}}/data {READERS} 0 random"));
     stage.await_parked(READERS);
@@ -26,7 +28,10 @@ fn a_thousand_parked_reads(transport: Transport) {
         "pinned ; size 0 mtime 1000000 ; size 67108864 mtime 1000000 ; written"
     );
     let retrieved = stage.ask(&format!("retrieve {far} 4096"));
-    assert!(retrieved.ends_with(&format!("{far}+4096 1x1")), "{retrieved}");
+    assert!(
+        retrieved.ends_with(&format!("{far}+4096 1x1")),
+        "{retrieved}"
+    );
 
     stage.ask("set generation 2");
     assert_eq!(stage.ask("release"), READERS.to_string());

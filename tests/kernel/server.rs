@@ -21,6 +21,7 @@ use zring::kernel::port::TransportKind;
 use zring::wire::fuse::notify::{Head, RetrieveId, RetrieveLen};
 
 use crate::bent::{Bends, Gate};
+use crate::raw;
 use crate::script::{Actor, DATA, Script, fill, ms};
 
 /// Set to make the test binary a server: `<mountpoint> <transport> [bend...]`.
@@ -39,7 +40,7 @@ fn role() {
     std::process::exit(0);
 }
 
-fn say(id: u32, text: &str) {
+pub(crate) fn say(id: u32, text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "> {id} {text}");
     let _ = out.flush();
@@ -61,6 +62,9 @@ fn serve(how: &str) -> Result<(), Box<dyn std::error::Error>> {
         allow_other: false,
         noexec: false,
     };
+    if bends.raw {
+        return raw::serve(spec, &bends);
+    }
     let script = Arc::<Script>::default();
     let actors = |count: usize| {
         (0..count)

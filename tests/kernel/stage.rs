@@ -176,6 +176,37 @@ impl Stage {
         assert!(there, "{seen} waiting instead of {n}");
     }
 
+    /// Waits until requests that nobody waits for, such as RELEASE, have been answered.
+    pub(crate) fn settle(&mut self) {
+        let mut last = String::new();
+        let calm = becomes_true(SOON, || {
+            std::thread::sleep(Duration::from_millis(50));
+            let now = self.ask("counts");
+            std::mem::replace(&mut last, now.clone()) == now
+        });
+        assert!(calm, "{last}");
+    }
+
+    fn bdi(&self) -> String {
+        format!(
+            "/sys/class/bdi/{}:{}/read_ahead_kb",
+            self.device.0, self.device.1
+        )
+    }
+
+    /// Readahead of the mount, KiB.
+    pub(crate) fn read_ahead(&self) -> String {
+        std::fs::read_to_string(self.bdi())
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+
+    /// Sets it.
+    pub(crate) fn read_ahead_kb(&self, kb: u32) {
+        std::fs::write(self.bdi(), kb.to_string()).unwrap();
+    }
+
     /// Sends a process into the mount; `{}` stands for the mountpoint.
     pub(crate) fn send(&self, what: &str) -> Running {
         let what = what.replace("{}", &self.at.display().to_string());
