@@ -295,7 +295,12 @@ fn start_daemon(request: &Request, mountpoint: &Path) -> Outcome {
         command.args(["-o", &list]);
     }
     command.arg("--").arg(&request.zurl).arg(mountpoint);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    // A root without /dev/null: a pipe whose other end goes is at its end too.
+    let nothing = match Path::new("/dev/null").exists() {
+        true => Stdio::null(),
+        false => Stdio::piped(),
+    };
+    command.stdin(nothing).stdout(Stdio::piped());
     let mut child = command.spawn().context("the daemon cannot be started")?;
     let mut word = String::new();
     let mut pipe = child.stdout.take().expect("it is piped");

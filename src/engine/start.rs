@@ -218,16 +218,17 @@ impl Crew {
                     }
                     Ok(port)
                 });
-                match made {
+                let end = match made {
                     Ok(port) => worker::run(port, &mut service, &flags, |_errno| {
                         wakers.iter().for_each(Waker::wake);
                     }),
-                    Err(error) => {
-                        // The other workers' callers would wait for this one's queues for ever.
-                        let _ = connection.abort();
-                        End::Failed(error)
-                    }
+                    Err(error) => End::Failed(error),
+                };
+                if matches!(end, End::Failed(_)) {
+                    // Callers would wait for this worker's queues for ever.
+                    let _ = connection.abort();
                 }
+                end
             };
             threads.push(proc::spawn(&format!("zring-w{}", seat.index), body)?);
         }

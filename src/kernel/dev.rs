@@ -181,9 +181,9 @@ impl Dev {
 
     /// Has the kernel send the answer to a RETRIEVE of no bytes to the queue of this CPU. It touches no page, so it
     /// waits for nothing; a kernel that refuses it leaves the queue to its next commit.
-    pub(super) fn kick(&self) {
+    pub(super) fn kick(&self, node: NodeId) {
         let len = RetrieveLen::clamp(0, 0);
-        let _ = tell(&self.file, &Head::retrieve(KICK, NodeId::ROOT, 0, len), &[]);
+        let _ = tell(&self.file, &Head::retrieve(KICK, node, 0, len), &[]);
     }
 
     /// Forgets a request that has no answer.

@@ -12,6 +12,7 @@
 //! business.
 
 use super::dev::{Dev, Received};
+use super::file::ReadBuf;
 use super::loads::Loads;
 use super::proc::Waker;
 use super::queue::{Queues, Refusal};
@@ -97,7 +98,7 @@ pub struct ReadDone {
     /// Bytes read, or why not. Fewer than asked at the end of the file only.
     pub result: io::Result<usize>,
     /// The bytes.
-    pub buf: Vec<u8>,
+    pub buf: ReadBuf,
 }
 
 /// What one wait brought. Kept by the worker and emptied by it, so that waiting allocates nothing.
@@ -127,7 +128,7 @@ enum Waiter {
 struct InFlight {
     token: u32,
     file: Arc<File>,
-    buf: Vec<u8>,
+    buf: ReadBuf,
     pos: u64,
     got: usize,
 }
@@ -247,7 +248,9 @@ impl Port {
                     && queues.prepare(ring, entry_data)?
                 {
                     ring.submit()?;
-                    self.dev.kick();
+                    if let Some(node) = queues.known_file() {
+                        self.dev.kick(node);
+                    }
                 }
                 ring.wait(timeout)?;
                 ring.reap(&mut self.completions);
@@ -424,7 +427,7 @@ impl Port {
     }
 
     /// Starts a read of the database; its end is an event with `token`.
-    pub fn read_file(&mut self, token: u32, file: &Arc<File>, pos: u64, buf: Vec<u8>) {
+    pub fn read_file(&mut self, token: u32, file: &Arc<File>, pos: u64, buf: ReadBuf) {
         if let Waiter::Poll(loads) = &self.waiter {
             loads.start(token, Arc::clone(file), pos, buf);
             return;

@@ -143,12 +143,21 @@ pub fn let_go_of_terminal(log: &str) -> io::Result<()> {
         .read(true)
         .write(true)
         .open("/dev/null");
-    let log = std::fs::File::options()
+    let named = log != "/dev/null";
+    let log = match std::fs::File::options()
         .append(true)
-        .create(true)
-        .open(log)?;
+        .create(named)
+        .open(log)
+    {
+        // A root without it: lines go to a pipe that nobody reads.
+        Err(error) if !named && error.kind() == io::ErrorKind::NotFound => {
+            let (_, deaf) = io::pipe()?;
+            std::os::fd::OwnedFd::from(deaf).into()
+        }
+        log => log?,
+    };
     nix::unistd::dup2_stderr(&log)?;
-    // A root without /dev/null: then stdout is the log too, so that the pipe's reader sees its end.
+    // So that the reader of stdout sees its end.
     nix::unistd::dup2_stdout(null.as_ref().unwrap_or(&log))?;
     Ok(())
 }

@@ -21,7 +21,7 @@
 
 use super::port::Held;
 use super::ring::{self, Ring};
-use crate::base::{Unique, limit};
+use crate::base::{NodeId, Unique, limit};
 use crate::wire::fuse::abi::{self, RingBlock, ring_cmd};
 use crate::wire::fuse::notify::RetrieveId;
 use crate::wire::fuse::reply;
@@ -201,7 +201,7 @@ impl Queues {
             .is_some_and(|turn| turn + 1 >= self.turn);
         let (qid, armed) = (entry.qid, &mut self.armed[usize::from(entry.qid)]);
         *armed -= 1;
-        self.dry |= qid == self.own && (*armed == 0 || waited);
+        self.dry |= qid == self.own && waited;
         if unique == KICK.unique() {
             self.commit(ring, index, Ok(0), data);
             self.entries[index as usize].kicked = Some(self.turn);
@@ -223,6 +223,7 @@ impl Queues {
             let short = self.armed[usize::from(qid)] < FREE_MIN;
             if short && self.entries.len() < limit::QUEUE_ENTRIES_MAX {
                 self.grow(ring, qid, &data)?;
+                self.dry |= qid == self.own;
             }
         }
         // What is not parked was committed, and commits fetch what waits.
@@ -232,6 +233,14 @@ impl Queues {
             .get(own)
             .is_some_and(|&total| self.armed[own] < total);
         Ok(std::mem::take(&mut self.dry) && parked)
+    }
+
+    /// A file the kernel knows, as a kick needs: of a READ that is held.
+    pub(super) fn known_file(&self) -> Option<NodeId> {
+        let held = (0..).zip(&self.entries).filter(|(_, e)| !e.armed);
+        held.filter_map(|(index, _)| abi::read::<abi::InHeader>(self.parts(index).header))
+            .find(|head| head.opcode == abi::op::READ)
+            .map(|head| NodeId(head.nodeid))
     }
 
     /// The parts of a held request.

@@ -66,7 +66,7 @@ fn what_is_no_database() {
     );
 
     let short = rig.path("short.fs");
-    fs::write(&short, "FS").unwrap();
+    fs::write(&short, "no").unwrap();
     refuses(&rig, &[&zurl(&short), &mnt]);
     refuses(&rig, &[&zurl(&rig.path("")), &mnt]);
     for zurl in ["nosuch://x", "file://", "", "relative.fs", "zeo://"] {
