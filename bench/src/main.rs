@@ -1,31 +1,95 @@
-//! `zring-bench stub MNT TRANSPORT`: see `stub`.
-mod stub;
-use zring::engine::start::{Choice, start};
-use zring::kernel::mount::MountSpec;
-use zring::kernel::port::TransportKind;
+//! `zring-bench`: the daemon's costs, against a stub on the same transports and against peers.
+//!
+//! `run` drives everything else (`bench/run` calls it); the other commands are its parts, each usable alone.
 
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let kind = match args[3].as_str() {
-        "uring" => TransportKind::Uring,
-        "dev" => TransportKind::Dev,
-        _ => TransportKind::Plain,
-    };
-    let spec = MountSpec {
-        source: "stub".into(),
-        mountpoint: args[2].clone().into(),
-        subtype: "zstub".into(),
-        allow_other: false,
-        noexec: false,
-    };
-    let r = start(spec, Choice::Force(kind), |_, _, seats| {
-        Ok(seats.iter().map(|_| stub::Stub).collect())
-    });
-    match r {
-        Ok(r) => r.join().unwrap(),
-        Err(e) => {
-            eprintln!("{e}");
-            std::process::exit(1)
+mod a4;
+mod a5;
+mod bench;
+mod client;
+mod content;
+mod data;
+#[path = "../peers/fuser.rs"]
+mod fuser_peer;
+mod inside;
+mod pickle;
+mod report;
+mod rig;
+mod stat;
+mod stub;
+
+use anyhow::{Result, bail};
+use bench::{Bench, Size};
+use report::Report;
+use std::path::{Path, PathBuf};
+
+// As the daemon does: what is measured in this process should cost what it costs there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const HELP: &str = "\
+zring-bench run DIR all|quick|a4|a5    everything; data and mounts under DIR
+zring-bench gen blocks|scale|index FILE [N]    make a database
+zring-bench stub MNT uring|dev|plain [FILE]    zeros, or the bytes of FILE, over a transport
+zring-bench fuser DATABASE MNT         the peer
+zring-bench inside DATABASE [SEED]     a cold ZBlk1 in this process, and the preads of its records
+zring-bench inside-again DATABASE SECONDS      the same for a profiler
+zring-bench positions DATABASE         where those records are
+zring-bench open DATABASE              how long opening takes, and what the index weighs
+zring-bench client PROGRAM ...         read: touch, stride, fault, seq, direct, warm, drop, cat
+";
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words[..] {
+        ["client", ..] => client::run(&args[1..]),
+        ["stub", at, transport] => stub::serve(Path::new(at), transport, None),
+        ["stub", at, transport, file] => {
+            stub::serve(Path::new(at), transport, Some(Path::new(file)))
         }
+        ["fuser", database, at] => fuser_peer::serve(Path::new(database), Path::new(at)),
+        ["gen", "blocks", file] => data::blocks(Path::new(file), 1024, 1024),
+        ["gen", "blocks", file, n] => data::blocks(Path::new(file), n.parse()?, n.parse()?),
+        ["gen", "scale", file] => data::scale(Path::new(file)),
+        ["gen", "index", file] => data::index(Path::new(file), 10_000_000),
+        ["gen", "index", file, n] => data::index(Path::new(file), n.parse()?),
+        ["inside", database] => inside::measure(Path::new(database), 1),
+        ["inside", database, seed] => inside::measure(Path::new(database), seed.parse()?),
+        ["inside-again", database, seconds] => inside::again(Path::new(database), seconds.parse()?),
+        ["positions", database] => inside::positions(Path::new(database)),
+        ["open", database] => a5::open(Path::new(database)),
+        ["run", dir, what] => run(Path::new(dir), what),
+        _ => bail!("{HELP}"),
     }
+}
+
+/// The measurements. `ZRING_PYTHON` is a Python with ZODB; without it that row is left out, and says so.
+fn run(dir: &Path, what: &str) -> Result<()> {
+    let full = Size {
+        blocks: 1024,
+        rounds: 5,
+        objects: 10_000_000,
+    };
+    let quick = Size {
+        blocks: 256,
+        rounds: 2,
+        objects: 1_000_000,
+    };
+    let (size, speed, scale) = match what {
+        "all" => (full, true, true),
+        "a4" => (full, true, false),
+        "a5" => (full, false, true),
+        "quick" => (quick, true, true),
+        _ => bail!("run what? all, quick, a4 or a5"),
+    };
+    let python = std::env::var_os("ZRING_PYTHON").map(PathBuf::from);
+    let mut bench = Bench::new(dir, size)?;
+    let mut report = Report::begin(what);
+    if speed {
+        a4::run(&mut bench, &mut report, python.as_deref())?;
+    }
+    if scale {
+        a5::run(&mut bench, &mut report)?;
+    }
+    report.end(&Path::new(env!("CARGO_MANIFEST_DIR")).join("record"), what)
 }

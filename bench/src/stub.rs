@@ -1,11 +1,20 @@
 //! The floor: a file system of zeros on the daemon's own transports.
 //!
 //! `/zero` is a file of 1 TiB of zeros, answered without any look-up. What it costs to read it is what the kernel
-//! and the transport cost; everything a real block costs beyond it is ours.
+//! and the transport cost; everything a real block costs beyond it is ours. Given a file, a READ is answered with
+//! the bytes of that file instead: one pread, the least that any database can cost.
 
+use anyhow::{Result, bail};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use zring::base::NodeId;
+use zring::engine::start::{Choice, start};
 use zring::engine::worker::Service;
+use zring::kernel::mount::MountSpec;
+use zring::kernel::port::TransportKind;
 use zring::kernel::port::{Held, Port, ReadDone};
 use zring::wire::fuse::abi::{Attr, fopen};
 use zring::wire::fuse::reply;
@@ -15,8 +24,34 @@ use zring::wire::fuse::request::Op;
 const SIZE: u64 = 1 << 40;
 
 /// See the module.
-#[derive(Debug, Default)]
-pub struct Stub;
+#[derive(Clone, Debug, Default)]
+pub struct Stub {
+    file: Option<Arc<File>>,
+}
+
+/// Mounts it on `at`, until it is unmounted.
+pub fn serve(at: &Path, transport: &str, file: Option<&Path>) -> Result<()> {
+    let kind = match transport {
+        "uring" => TransportKind::Uring,
+        "dev" => TransportKind::Dev,
+        "plain" => TransportKind::Plain,
+        other => bail!("unknown transport {other}"),
+    };
+    let spec = MountSpec {
+        source: "stub".into(),
+        mountpoint: at.canonicalize()?,
+        subtype: "zstub".into(),
+        allow_other: false,
+        noexec: false,
+    };
+    let stub = Stub {
+        file: file.map(File::open).transpose()?.map(Arc::new),
+    };
+    let running = start(spec, Choice::Force(kind), |_, _, seats| {
+        Ok(seats.iter().map(|_| stub.clone()).collect())
+    })?;
+    Ok(running.join()?)
+}
 
 fn attr(node: NodeId) -> Attr {
     let (mode, size, nlink) = match node {
@@ -56,10 +91,19 @@ impl Service for Stub {
             }
             Op::Release { .. } | Op::Readdir { .. } => Ok(0),
             Op::Statfs => Ok(reply::statfs(port.body(&held))),
-            Op::Read { size, .. } => {
+            Op::Read { off, size, .. } => {
                 let len = usize::try_from(size).expect("at most the payload");
-                port.body(&held)[..len].fill(0);
-                Ok(len)
+                let out = &mut port.body(&held)[..len];
+                match &self.file {
+                    Some(file) => file
+                        .read_exact_at(out, off)
+                        .map(|()| len)
+                        .map_err(|_| libc::EIO),
+                    None => {
+                        out.fill(0);
+                        Ok(len)
+                    }
+                }
             }
             _ => Err(libc::ENOSYS),
         };

@@ -19,7 +19,7 @@ type Pool = (Sender<Vec<u8>>, Receiver<Vec<u8>>);
 static POOL: LazyLock<Pool> = LazyLock::new(|| bounded(KEPT_MAX));
 
 /// Room for `len` bytes; what is in it means nothing.
-pub(super) fn take(len: usize) -> ReadBuf {
+pub fn take(len: usize) -> ReadBuf {
     if len <= SMALL || len > POOLED {
         return ReadBuf::new(vec![0; len], len);
     }
@@ -27,7 +27,7 @@ pub(super) fn take(len: usize) -> ReadBuf {
 }
 
 /// The first `len` bytes of what was read.
-pub(super) fn freeze(buf: ReadBuf, len: usize) -> Bytes {
+pub fn freeze(buf: ReadBuf, len: usize) -> Bytes {
     let mut bytes = buf.into_inner();
     if bytes.len() == POOLED {
         return Bytes::from_owner(Kept(bytes)).slice(..len);

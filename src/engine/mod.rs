@@ -6,7 +6,7 @@
 //! `notifier` writes notifications, `log` lines. `shared` is what they share and tell each other.
 
 mod answer;
-mod buffer;
+pub mod buffer;
 pub mod control;
 pub mod daemon;
 mod follow;

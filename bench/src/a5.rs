@@ -1,0 +1,236 @@
+//! Scale: the index of ten million objects, memory after reading much, blocks of large files.
+
+use crate::a4::spread;
+use crate::bench::{Bench, LIMIT, System, Target, ZBLK0};
+use crate::data::{BLKSIZE, SCALE, SMALL_BLKSIZE};
+use crate::report::Report;
+use crate::rig::{Figures, myself, output};
+use crate::stat::Sample;
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::time::Instant;
+use zring::store::file::{FileOpts, FileStore};
+
+const MIB: f64 = (1 << 20) as f64;
+/// Bytes read for the memory row.
+const READ_BYTES: u64 = 10 << 30;
+/// Blocks touched of each file of the scale row.
+const TOUCHES: u64 = 5000;
+
+/// Opens a database in a process of its own and prints what that took: `zring-bench open DATABASE`.
+pub fn open(database: &Path) -> Result<()> {
+    let start = Instant::now();
+    let (store, view) = FileStore::open(database, &FileOpts::default(), &mut |_, _| {})?;
+    println!("seconds {:.6}", start.elapsed().as_secs_f64());
+    println!("scanned {}", u8::from(store.index_fault().is_some()));
+    println!("objects {}", view.objects_max());
+    println!("index_bytes {}", view.index_bytes());
+    println!("peak_kb {}", memory("self", "VmHWM")?);
+    Ok(())
+}
+
+/// A line of `/proc/<pid>/status`, in KiB.
+fn memory(pid: &str, name: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+    let word = line.and_then(|l| l.split_whitespace().next());
+    Ok(word.with_context(|| format!("no {name}"))?.parse()?)
+}
+
+fn opened(database: &Path) -> Result<Figures> {
+    Ok(Figures::parse(&output(
+        myself()?.arg("open").arg(database),
+        LIMIT,
+        &[],
+    )?))
+}
+
+/// Measures and reports.
+pub fn run(bench: &mut Bench, report: &mut Report) -> Result<()> {
+    report.line("## Index");
+    report.line("");
+    index(bench, report)?;
+    report.line("## Memory");
+    report.line("");
+    reading(bench, report)?;
+    report.line("## Blocks per file");
+    report.line("");
+    scale(bench, report)
+}
+
+fn index(bench: &Bench, report: &mut Report) -> Result<()> {
+    let database = bench.database("index")?;
+    let bytes = std::fs::metadata(&database)?.len() as f64;
+    // The same file under a name without a saved index beside it.
+    let bare = bench.path("bare.fs");
+    let _ = std::fs::remove_file(&bare);
+    std::fs::hard_link(&database, &bare)?;
+    let [mut rate, mut speed, mut each, mut peak, mut again] = [(); 5].map(|()| Sample::default());
+    let mut objects = 0.0;
+    for _ in 0..bench.size.rounds.clamp(2, 5) {
+        let scan = opened(&bare)?;
+        anyhow::ensure!(scan.get("scanned")? == 1.0, "the database was not scanned");
+        objects = scan.get("objects")?;
+        let seconds = scan.get("seconds")?;
+        rate.push(objects / seconds / 1e6);
+        speed.push(bytes / seconds / 1e6);
+        each.push(scan.get("index_bytes")? / objects);
+        peak.push(scan.get("peak_kb")? / 1024.0);
+        let saved = opened(&database)?;
+        anyhow::ensure!(saved.get("scanned")? == 0.0, "the saved index was not used");
+        again.push(saved.get("seconds")?);
+    }
+    std::fs::remove_file(&bare)?;
+    let scale = objects / 1e7; // the bar is one of 10^7 objects
+    let rows = [
+        [
+            "objects".to_owned(),
+            format!("{objects:.0}, {:.0} bytes of file each", bytes / objects),
+            String::new(),
+            String::new(),
+        ],
+        [
+            "built by a scan, million objects/s".to_owned(),
+            spread(&rate, 2),
+            "-".to_owned(),
+            "-".to_owned(),
+        ],
+        [
+            "the same in MB/s of file".to_owned(),
+            spread(&speed, 0),
+            "-".to_owned(),
+            "-".to_owned(),
+        ],
+        [
+            "bytes of memory per object".to_owned(),
+            spread(&each, 2),
+            "<= 24".to_owned(),
+            report.judge("index bytes", each.median() <= 24.0),
+        ],
+        [
+            "peak memory of a scan, MiB".to_owned(),
+            spread(&peak, 0),
+            "-".to_owned(),
+            "-".to_owned(),
+        ],
+        [
+            "opened with the saved index, s".to_owned(),
+            spread(&again, 3),
+            "<= 0.5".to_owned(),
+            report.judge("saved index", again.median() <= 0.5 * scale),
+        ],
+    ];
+    report.table(["", "median", "bar", ""], &rows);
+    Ok(())
+}
+
+fn reading(bench: &mut Bench, report: &mut Report) -> Result<()> {
+    let database = bench.database("blocks")?;
+    let index = opened(&database)?.get("index_bytes")? / MIB;
+    let bytes = bench.size.blocks * BLKSIZE;
+    let times = READ_BYTES.div_ceil(bytes);
+    let mut rows = Vec::new();
+    for transport in ["uring", "dev", "plain"] {
+        let system = System::Zring(transport);
+        let mounted = bench.mount(system, &database)?;
+        let pid = mounted.pid().to_string();
+        let before = memory(&pid, "VmRSS")? as f64 / 1024.0;
+        let of = (system, database.as_path(), &mounted);
+        for turn in 0..times {
+            bench.read(of, ZBLK0, &["seq", &bytes.to_string()], turn + 1)?;
+            bench.read(of, ZBLK0, &["drop"], 0)?;
+        }
+        let (after, peak) = (
+            memory(&pid, "VmRSS")? as f64 / 1024.0,
+            memory(&pid, "VmHWM")? as f64 / 1024.0,
+        );
+        mounted.stop()?;
+        let verdict = report.judge(&format!("memory, {transport}"), after <= index + 64.0);
+        rows.push([
+            transport.to_owned(),
+            format!("{index:.1}"),
+            format!("{before:.1}"),
+            format!("{after:.1}"),
+            format!("{peak:.1}"),
+            format!("<= {:.1}", index + 64.0),
+            verdict,
+        ]);
+    }
+    report.line(&format!("A file of {:.1} GiB was read {times} times; the mount's cache of it was dropped in between.", bytes as f64 / (1u64 << 30) as f64));
+    report.line("");
+    report.table(
+        [
+            "transport",
+            "index MiB",
+            "at the start MiB",
+            "after MiB",
+            "peak MiB",
+            "bar",
+            "",
+        ],
+        &rows,
+    );
+    Ok(())
+}
+
+fn scale(bench: &mut Bench, report: &mut Report) -> Result<()> {
+    let database = bench.database("scale")?;
+    let system = System::Zring("uring");
+    let mut loaded: [Sample; SCALE.len()] = Default::default();
+    let mut cold = loaded.clone();
+    for round in 0..bench.size.rounds {
+        for (n, (tag, (name, blocks))) in (10..).zip(SCALE).enumerate() {
+            let target = Target {
+                name,
+                tag,
+                data: 64,
+            };
+            let seed = round as u64 + 1;
+            let (blksize, blocks) = (SMALL_BLKSIZE.to_string(), blocks.to_string());
+            let touch = |step| ["touch", &blksize, &blocks, "--max", step].map(str::to_owned);
+            let touches = touch(&TOUCHES.to_string());
+            let touches = touches.each_ref().map(String::as_str);
+            let mounted = bench.mount(system, &database)?;
+            let of = (system, database.as_path(), &mounted);
+            cold[n].push(bench.read(of, target, &touches, seed)?.get("p50_us")?);
+            // A block of every bucket, so that all nodes have been loaded; then its pages are dropped.
+            bench.read(of, target, &["stride", &blksize, &blocks, "16"], seed)?;
+            bench.read(of, target, &["drop"], 0)?;
+            loaded[n].push(
+                bench
+                    .read(of, target, &touches, seed + 100)?
+                    .get("p50_us")?,
+            );
+            mounted.stop()?;
+        }
+    }
+    let mut rows = Vec::new();
+    for (n, (_, blocks)) in SCALE.iter().enumerate() {
+        let ratio = loaded[n].median() / loaded[0].median();
+        let verdict = report.judge(&format!("{blocks} blocks per file"), ratio <= 1.25);
+        rows.push([
+            blocks.to_string(),
+            spread(&loaded[n], 2),
+            format!("{ratio:.2}"),
+            spread(&cold[n], 2),
+            format!("{:.2}", cold[n].median() / cold[0].median()),
+            "<= 1.25".to_owned(),
+            verdict,
+        ]);
+    }
+    report.line(&format!("First touch of up to {TOUCHES} blocks of 4 KiB in random order, p50 in us, transport uring."));
+    report.line("");
+    let head = [
+        "blocks",
+        "nodes loaded",
+        "to 1000 blocks",
+        "nodes not loaded",
+        "to 1000 blocks",
+        "bar",
+        "",
+    ];
+    report.table(head, &rows);
+    Ok(())
+}
