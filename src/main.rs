@@ -5,5 +5,11 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    // A worker that unwinds would leave its queues unserved and callers hanging: whatever the profile, a panic ends it all.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
     zring::cli::run(std::env::args_os())
 }

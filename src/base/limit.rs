@@ -20,7 +20,10 @@ pub const TREE_HEIGHT_MAX: usize = 64;
 /// One line of `head/watch`.
 pub const WATCH_LINE_BYTES_MAX: usize = 4 << 10;
 
-/// Decoded tree nodes and chunk tables a worker keeps, in bytes (`block_cache` is shared among workers).
+/// Decoded nodes of block tables that all workers keep, in bytes. A bucket of 60 blocks takes about 1.3 KiB: 10^6
+/// blocks take 22 to 44 MiB in each worker that reads them.
+pub const TABLE_CACHE_BYTES: usize = 256 << 20;
+/// Heads of blocks, chunk tables and places of raw bytes that all workers keep, in bytes.
 pub const BLOCK_CACHE_BYTES: usize = 16 << 20;
 
 /// Ring entries of one worker. A parked request costs its entry: 8192 parked READs of 128 KiB are 1 GiB at
@@ -30,8 +33,10 @@ pub const QUEUE_ENTRIES_MAX: usize = 8192;
 pub const MESSAGES_MAX: usize = 4096;
 /// Bytes of one READ, WRITE, STORE or RETRIEVE: what 256 pages hold.
 pub const PAYLOAD_BYTES: usize = 1 << 20;
-/// Asynchronous requests (readahead) the kernel may have in flight.
-pub const BACKGROUND_MAX: u16 = 256;
+/// Asynchronous requests the kernel may have in flight: every buffered READ is one. Parked READs beyond it would keep
+/// all others in the kernel, so it is far above what a mount parks, and below [`MESSAGES_MAX`] and
+/// [`QUEUE_ENTRIES_MAX`], so that READs alone never use up a worker's room.
+pub const BACKGROUND_MAX: u16 = 4000;
 
 /// Pickle: items held by tuples, lists and dicts of one record. A bucket entry needs four (oid, class, key,
 /// reference), so a full stack (2^20 values, 2^19 entries) needs 2^21.
@@ -79,7 +84,7 @@ pub const FINDINGS_MAX: usize = 1000;
 
 /// Largest block that is stored whole after a first touch; beyond it readers get what they ask for.
 pub const UPLOAD_BYTES_MAX: u64 = 16 << 20;
-/// Bytes of stores that wait for the notifier; two large blocks.
-pub const STORE_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of stores that wait for the notifier before another one is made.
+pub const STORE_QUEUE_BYTES_MAX: usize = 4 << 20;
 /// Notifications that wait for the notifier.
 pub const NOTICES_MAX: usize = 1024;

@@ -136,7 +136,7 @@ impl Walk<'_> {
         &mut self,
         mut step: impl FnMut(&mut Ask<'_, AtHand<'_, ()>>) -> Result<Step<T>, ZodbError>,
     ) -> Result<T, ZodbError> {
-        let (cache, seen) = (Cache::new(0), RefCell::default());
+        let (cache, seen) = (Cache::new(0, 0), RefCell::default());
         loop {
             let mut need = Vec::new();
             let hand = AtHand {

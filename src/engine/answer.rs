@@ -2,6 +2,7 @@
 //!
 //! The states are drawn in [`super::task`]. Nothing here waits.
 
+use super::buffer;
 use super::loading::{Delivery, Fetched, TaskId};
 use super::serve::FileService;
 use super::shared::{Counters, Notice};
@@ -221,7 +222,7 @@ impl FileService {
         let mut pages = Vec::with_capacity(ranges.len());
         for range in ranges {
             let want = usize::try_from(range.end - range.start).expect("at most a block");
-            let mut data = vec![0; read::clip(range.start, want, info.size)];
+            let mut data = buffer::take(read::clip(range.start, want, info.size));
             let hand = task::at_hand(task, &self.cache, &self.seen);
             if task::fill(
                 &hand,
@@ -231,7 +232,8 @@ impl FileService {
                 range.start,
                 &mut data,
             )? {
-                pages.push((range.start, data));
+                let len = data.len();
+                pages.push((range.start, buffer::freeze(data, len)));
             }
         }
         if pages.len() < ranges.len() {

@@ -93,6 +93,9 @@ impl Work {
         while let Ok(message) = self.control.inbox.try_recv() {
             match message {
                 ToControl::Stop => return None,
+                // What was under way when the database failed comes to nothing.
+                ToControl::Answered(_) | ToControl::Took(_) | ToControl::Dropped
+                    if self.control.shared.failed.load(Ordering::Relaxed) => {}
                 ToControl::Answered(files) => self.apply(HeadEvent::Answered(files)),
                 ToControl::Took(files) => self.apply(HeadEvent::Took(files)),
                 ToControl::Dropped => self.apply(HeadEvent::Dropped),

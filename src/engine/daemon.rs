@@ -10,7 +10,7 @@ use super::control::Control;
 use super::log::Log;
 use super::notifier;
 use super::serve::{FileService, Links};
-use super::shared::{Mailbox, Setup, Shared, ToControl};
+use super::shared::{Mailbox, Setup, Shared, ToControl, ToWorker};
 use super::start::{self, Choice, StartError};
 use crate::base::limit;
 use crate::fs::attr::Owner;
@@ -86,8 +86,11 @@ pub fn run(
     };
     let (store, view) = FileStore::open(&options.database, &file_opts, progress)?;
     let at = view.at();
-    let (log, log_thread) = Log::start().map_err(DaemonError::Resources)?;
-    if let Some(fault) = store.index_fault().filter(|&fault| fault != IndexFault::Absent) {
+    let log = Log::start().map_err(DaemonError::Resources)?;
+    if let Some(fault) = store
+        .index_fault()
+        .filter(|&fault| fault != IndexFault::Absent)
+    {
         log.info(format!(
             "the saved index was not used and the database was scanned: {fault}"
         ));
@@ -151,6 +154,7 @@ pub fn run(
     {
         log.warning(format!("readahead stays the kernel's: {error}"));
     }
+    let parked = workers.clone();
     let control_thread = Control {
         store,
         shared: Arc::clone(&shared),
@@ -165,8 +169,10 @@ pub fn run(
     .start(at)
     .map_err(DaemonError::Resources)?;
     let ending = Arc::clone(&running.connection);
-    proc::spawn("zring-signal", move || stop_on_signal(&ending, &shared))
-        .map_err(DaemonError::Resources)?;
+    proc::spawn("zring-signal", move || {
+        stop_on_signal(&ending, &shared, &parked)
+    })
+    .map_err(DaemonError::Resources)?;
     ready(Serving {
         transport: running.transport,
         workers: running.seats.len(),
@@ -178,8 +184,7 @@ pub fn run(
     if let Err(error) = &outcome {
         log.error(format!("a worker ended: {error}"));
     }
-    drop(log);
-    let _ = log_thread.is_finished(); // others may hold the log still; its lines are written as they come
+    log.flush();
     outcome.map_err(DaemonError::Resources)
 }
 
@@ -195,9 +200,12 @@ const BUSY: Duration = Duration::from_secs(5);
 const DETACHED: Duration = Duration::from_secs(2);
 
 /// The first SIGTERM or SIGINT unmounts in order, a second one at once. The bound from signal to exit is 10 s.
-fn stop_on_signal(connection: &Connection, shared: &Shared) {
+fn stop_on_signal(connection: &Connection, shared: &Shared, workers: &[Mailbox<ToWorker>]) {
     proc::wait_for_stop(None);
     shared.stopping.store(true, Ordering::SeqCst);
+    workers
+        .iter()
+        .for_each(|worker| worker.send(ToWorker::Shown));
     shared.log.info("stopping");
     let began = Instant::now();
     let mut detached = false;

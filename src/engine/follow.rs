@@ -10,15 +10,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::Notify;
-use tokio_uring::fs::File;
 
 /// Longest wait: what inotify did not tell is seen then.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Room for a burst of inotify events; what they say is not looked at.
-const EVENTS_BYTES: usize = 4096;
 
 /// Tells of changes of the database file and of its name.
 #[derive(Debug)]
@@ -63,9 +58,11 @@ pub(super) fn run(
     waker: &Waker,
     mut turn: impl FnMut() -> Option<Duration>,
 ) -> io::Result<()> {
+    #[cfg(not(target_env = "musl"))] // tokio-uring 0.5.0 does not compile for musl
     if rings {
-        return tokio_uring::start(wait_by_ring(watch, waker, turn));
+        return tokio_uring::start(by_ring::run(watch, waker, turn));
     }
+    let _ = rings;
     while let Some(timeout) = turn() {
         wait_by_poll(watch, waker, timeout)?;
     }
@@ -92,40 +89,53 @@ fn wait_by_poll(watch: &Watch, waker: &Waker, timeout: Duration) -> io::Result<(
     Ok(())
 }
 
-/// The same by reads that stay in the ring all the time: cancelling one could lose what it took.
-async fn wait_by_ring(
-    watch: &Watch,
-    waker: &Waker,
-    mut turn: impl FnMut() -> Option<Duration>,
-) -> io::Result<()> {
-    let happened = Rc::new(Notify::new());
-    let readers: Vec<_> = [Some(waker.fd()), watch.fd()]
-        .into_iter()
-        .flatten()
-        .map(|fd| {
-            let happened = Rc::clone(&happened);
-            let file = File::from_std(fd.try_clone_to_owned()?.into());
-            Ok(tokio_uring::spawn(async move {
-                let mut buf = vec![0; EVENTS_BYTES];
-                loop {
-                    let (result, back) = file.read_at(buf, 0).await;
-                    buf = back;
-                    happened.notify_one();
-                    if result.is_err() {
-                        return; // looking each second is what is left
+/// The same by reads that stay in a ring all the time: cancelling one could lose what it took.
+#[cfg(not(target_env = "musl"))]
+mod by_ring {
+    use super::{Waker, Watch};
+    use std::io;
+    use std::rc::Rc;
+    use std::time::Duration;
+    use tokio::sync::Notify;
+    use tokio_uring::fs::File;
+
+    /// Room for a burst of inotify events; what they say is not looked at.
+    const EVENTS_BYTES: usize = 4096;
+
+    pub(super) async fn run(
+        watch: &Watch,
+        waker: &Waker,
+        mut turn: impl FnMut() -> Option<Duration>,
+    ) -> io::Result<()> {
+        let happened = Rc::new(Notify::new());
+        let readers: Vec<_> = [Some(waker.fd()), watch.fd()]
+            .into_iter()
+            .flatten()
+            .map(|fd| {
+                let happened = Rc::clone(&happened);
+                let file = File::from_std(fd.try_clone_to_owned()?.into());
+                Ok(tokio_uring::spawn(async move {
+                    let mut buf = vec![0; EVENTS_BYTES];
+                    loop {
+                        let (result, back) = file.read_at(buf, 0).await;
+                        buf = back;
+                        happened.notify_one();
+                        if result.is_err() {
+                            return; // looking each second is what is left
+                        }
                     }
-                }
-            }))
-        })
-        .collect::<io::Result<_>>()?;
-    while let Some(timeout) = turn() {
-        if tokio::time::timeout(timeout, happened.notified())
-            .await
-            .is_ok()
-        {
-            watch.rearm();
+                }))
+            })
+            .collect::<io::Result<_>>()?;
+        while let Some(timeout) = turn() {
+            if tokio::time::timeout(timeout, happened.notified())
+                .await
+                .is_ok()
+            {
+                watch.rearm();
+            }
         }
+        readers.iter().for_each(tokio::task::JoinHandle::abort);
+        Ok(())
     }
-    readers.iter().for_each(tokio::task::JoinHandle::abort);
-    Ok(())
 }

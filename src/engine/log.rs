@@ -9,7 +9,6 @@ use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How bad it is.
@@ -39,6 +38,9 @@ struct Line {
 pub struct Log {
     lines: Sender<Line>,
     dropped: Arc<AtomicU64>,
+    /// Lines given to the thread, and lines it is done with.
+    put: Arc<AtomicU64>,
+    written: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for Log {
@@ -48,30 +50,48 @@ impl fmt::Debug for Log {
 }
 
 impl Log {
-    /// Starts the thread; it ends, all lines written, when the last handle is gone.
+    /// Starts the thread; it ends when the last handle is gone.
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start() -> std::io::Result<(Self, JoinHandle<()>)> {
+    pub fn start() -> std::io::Result<Self> {
         let (lines, taken) = bounded::<Line>(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&dropped);
-        let thread = proc::spawn("zring-log", move || {
+        let written = Arc::new(AtomicU64::new(0));
+        let done = Arc::clone(&written);
+        proc::spawn("zring-log", move || {
             let mut allowances = [Allowance::full(), Allowance::full(), Allowance::full()];
             for line in taken {
-                let suppressed = match allowances[line.level as usize].take() {
-                    Some(suppressed) => suppressed + counted.swap(0, Ordering::Relaxed),
-                    None => continue,
-                };
-                write_line(&line, suppressed);
+                if let Some(suppressed) = allowances[line.level as usize].take() {
+                    write_line(&line, suppressed + counted.swap(0, Ordering::Relaxed));
+                }
+                done.fetch_add(1, Ordering::Release);
             }
         })?;
-        Ok((Self { lines, dropped }, thread))
+        Ok(Self {
+            lines,
+            dropped,
+            put: Arc::default(),
+            written,
+        })
     }
 
     fn put(&self, level: Level, text: String) {
         if let Err(TrySendError::Full(_)) = self.lines.try_send(Line { level, text }) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.put.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until what was put so far is written, a moment at most: a stderr that blocks must not keep a daemon.
+    pub fn flush(&self) {
+        let began = Instant::now();
+        while self.written.load(Ordering::Acquire) < self.put.load(Ordering::Relaxed)
+            && began.elapsed() < Duration::from_millis(200)
+        {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -88,19 +88,24 @@ impl FileService {
         self.wake_future(port); // head may have moved before control could see the count
     }
 
-    /// Answers look-ups that head has reached.
+    /// Answers look-ups that head has reached, and all of them when the mount is ending.
     pub(super) fn wake_future(&mut self, port: &mut Port) {
         let head = self.shared.head();
+        let stopping = self.shared.stopping.load(Ordering::Relaxed);
         let mut i = 0;
         while i < self.future.len() {
-            if self.future[i].0 > head {
+            if self.future[i].0 > head && !stopping {
                 i += 1;
                 continue;
             }
             let (tid, _, held) = self.future.swap_remove(i);
             self.shared.future_lookups.fetch_sub(1, Ordering::SeqCst);
-            let id = self.shared.tree().enter_rev(tid);
-            let outcome = self.entry(port, &held, id);
+            let outcome = if tid > head {
+                Err(libc::ESHUTDOWN)
+            } else {
+                let id = self.shared.tree().enter_rev(tid);
+                self.entry(port, &held, id)
+            };
             self.reply(port, held, outcome);
         }
     }

@@ -48,6 +48,14 @@ pub struct Links {
     pub notices: Sender<Notice>,
 }
 
+/// A worker's share of the bounds.
+fn new_cache(workers: usize) -> Cache<Extent> {
+    Cache::new(
+        limit::TABLE_CACHE_BYTES / workers,
+        limit::BLOCK_CACHE_BYTES / workers,
+    )
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct FileService {
@@ -72,14 +80,14 @@ pub struct FileService {
     pub(super) wants: Wants,
     pub(super) seen: RefCell<Vec<Oid>>,
     pub(super) deliveries: Vec<Delivery>,
-    /// A request came since the last wait.
-    pub(super) active: bool,
+    /// Requests of all workers at the last wait.
+    pub(super) requests_seen: u64,
 }
 
 impl FileService {
     /// The service of worker `index`, answering from `view`.
     pub fn new(index: usize, shared: Arc<Shared>, links: Links, view: FileView) -> Self {
-        let cache = Cache::new(limit::BLOCK_CACHE_BYTES / links.workers.len());
+        let cache = new_cache(links.workers.len());
         Self {
             index,
             links,
@@ -99,7 +107,7 @@ impl FileService {
             wants: Wants::default(),
             seen: RefCell::default(),
             deliveries: Vec::new(),
-            active: false,
+            requests_seen: 0,
             shared,
         }
     }
@@ -149,7 +157,7 @@ impl FileService {
         let oids = published.oids.as_deref();
         match oids {
             Some(oids) => self.cache.forget_head(oids),
-            None => self.cache = Cache::new(limit::BLOCK_CACHE_BYTES / self.links.workers.len()),
+            None => self.cache = new_cache(self.links.workers.len()),
         }
         let touched = self.tracked.take_touched(oids);
         self.loading.head_changed(oids);
@@ -248,7 +256,6 @@ impl FileService {
 
 impl Service for FileService {
     fn request(&mut self, port: &mut Port, held: Held) {
-        self.active = true;
         Counters::add(&self.counters().requests, 1);
         let Ok(request) = port.request(&held) else {
             self.shared
@@ -334,11 +341,12 @@ impl Service for FileService {
     }
 
     fn before_wait(&mut self, port: &mut Port) -> Option<Duration> {
-        let active = std::mem::take(&mut self.active);
         if self.touches.is_empty() {
             return None;
         }
-        if active {
+        // Readers may be busy with another worker: storing now would be in their way.
+        let requests = self.shared.requests();
+        if std::mem::replace(&mut self.requests_seen, requests) != requests {
             return Some(IDLE);
         }
         self.store_one(port);

@@ -15,6 +15,7 @@ use crate::fs::attr::Owner;
 use crate::fs::tree::Tree;
 use crate::kernel::proc::Waker;
 use crate::store::file::FileView;
+use bytes::Bytes;
 use crossbeam_channel::Sender;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -135,6 +136,11 @@ impl Shared {
             .sum()
     }
 
+    /// Requests of all workers so far.
+    pub fn requests(&self) -> u64 {
+        self.sum(|c| &c.requests)
+    }
+
     /// `.wcfs/stats`: the names its readers know first, ours behind; capitals are gauges.
     pub fn stats(&self) -> String {
         let (files, revs) = self.tree().counts();
@@ -223,7 +229,7 @@ pub enum Notice {
         /// First byte.
         off: u64,
         /// Whole pages, or up to the end of the file.
-        data: Vec<u8>,
+        data: Bytes,
     },
 }
 

@@ -213,20 +213,22 @@ impl Crew {
                 let dev = Dev::new(clone);
                 let made = make_port(transport, pool, dev, poll_dev, waker).and_then(|mut port| {
                     if transport == TransportKind::Uring {
-                        port.register_queues(&connection.fuse, &qids, limit::PAYLOAD_BYTES)?;
+                        let own = u16::try_from(cpu).map_err(io::Error::other)?;
+                        port.register_queues(&connection.fuse, own, &qids, limit::PAYLOAD_BYTES)?;
                     }
                     Ok(port)
                 });
-                match made {
+                let end = match made {
                     Ok(port) => worker::run(port, &mut service, &flags, |_errno| {
                         wakers.iter().for_each(Waker::wake);
                     }),
-                    Err(error) => {
-                        // The other workers' callers would wait for this one's queues for ever.
-                        let _ = connection.abort();
-                        End::Failed(error)
-                    }
+                    Err(error) => End::Failed(error),
+                };
+                if matches!(end, End::Failed(_)) {
+                    // Callers would wait for this worker's queues for ever.
+                    let _ = connection.abort();
                 }
+                end
             };
             threads.push(proc::spawn(&format!("zring-w{}", seat.index), body)?);
         }

@@ -2,7 +2,8 @@
 //!
 //! The cache keeps small objects (files, tree nodes, block heads) in two generations: when the young one
 //! is full it becomes the old one, and what is used again moves back. That bounds the memory and keeps what is
-//! in use, without a list to maintain on each hit. Block data is not kept: the page cache has it.
+//! in use, without a list to maintain on each hit. Block data is not kept: the page cache has it. Nodes of block tables
+//! have a shelf of their own, so that the heads of many blocks cannot push them out.
 //!
 //! What one request loaded stays with that request until it is answered, so that starting its walk over
 //! always finds more than the time before.
@@ -10,6 +11,7 @@
 //! `X` is where raw bytes of a block lie in the database file; it means nothing here.
 
 use crate::base::{Oid, Rev, Tid};
+use crate::zodb::Family;
 use crate::zodb::need::{Absent, Lookup, Objects};
 use crate::zodb::object::{Object, ObjectError};
 use rustc_hash::FxHashMap;
@@ -32,6 +34,18 @@ pub enum Kept<X> {
 }
 
 impl<X> Kept<X> {
+    fn is_of_table(&self) -> bool {
+        let Self::Object(object, _) = self else {
+            return false;
+        };
+        match &**object {
+            Object::BigFile(_) => true,
+            Object::Tree(tree) => tree.family == Family::Lo,
+            Object::Bucket(bucket) => bucket.family() == Family::Lo,
+            _ => false,
+        }
+    }
+
     fn cost(&self) -> usize {
         // The tables' own share is about 64 bytes an entry.
         64 + match self {
@@ -46,20 +60,19 @@ pub type Own<X> = FxHashMap<Oid, Kept<X>>;
 
 type Key = (Rev, Oid);
 
-/// The worker's cache.
+/// A part of the cache with a bound of its own.
 #[derive(Debug)]
-pub struct Cache<X> {
+struct Shelf<X> {
     young: FxHashMap<Key, Kept<X>>,
     old: FxHashMap<Key, Kept<X>>,
     young_cost: usize,
     generation_cost: usize,
-    /// Keys found in the old generation since the last [`Cache::settle`].
+    /// Keys found in the old generation since the last `settle`.
     used: RefCell<Vec<Key>>,
 }
 
-impl<X: Clone> Cache<X> {
-    /// Keeps at most `bytes`.
-    pub fn new(bytes: usize) -> Self {
+impl<X: Clone> Shelf<X> {
+    fn new(bytes: usize) -> Self {
         Self {
             young: FxHashMap::default(),
             old: FxHashMap::default(),
@@ -69,20 +82,12 @@ impl<X: Clone> Cache<X> {
         }
     }
 
-    /// What is kept of an oid.
-    pub fn get(&self, rev: Rev, oid: Oid) -> Option<&Kept<X>> {
-        let key = (rev, oid);
+    fn get(&self, key: Key) -> Option<&Kept<X>> {
         self.young.get(&key).or_else(|| {
             let kept = self.old.get(&key)?;
             self.used.borrow_mut().push(key);
             Some(kept)
         })
-    }
-
-    /// Keeps an object.
-    pub fn insert(&mut self, rev: Rev, oid: Oid, kept: Kept<X>) {
-        self.settle();
-        self.put((rev, oid), kept);
     }
 
     fn put(&mut self, key: Key, kept: Kept<X>) {
@@ -97,7 +102,7 @@ impl<X: Clone> Cache<X> {
     }
 
     /// Moves what was used of the old generation to the young one.
-    pub fn settle(&mut self) {
+    fn settle(&mut self) {
         let mut used = std::mem::take(self.used.get_mut());
         for key in used.drain(..) {
             if let Some(kept) = self.old.remove(&key) {
@@ -107,25 +112,56 @@ impl<X: Clone> Cache<X> {
         *self.used.get_mut() = used;
     }
 
-    /// Head moved on: these are no longer what they were.
-    pub fn forget_head(&mut self, oids: &[Oid]) {
-        for &oid in oids {
-            let key = (Rev::Head, oid);
-            if let Some(kept) = self.young.remove(&key) {
-                self.young_cost -= kept.cost();
-            }
-            self.old.remove(&key);
+    fn remove(&mut self, key: Key) {
+        if let Some(kept) = self.young.remove(&key) {
+            self.young_cost -= kept.cost();
+        }
+        self.old.remove(&key);
+    }
+}
+
+/// The worker's cache.
+#[derive(Debug)]
+pub struct Cache<X> {
+    /// Big files and nodes of their block tables.
+    tables: Shelf<X>,
+    /// Heads of blocks, nodes of chunk tables, places of raw bytes.
+    blocks: Shelf<X>,
+}
+
+impl<X: Clone> Cache<X> {
+    /// Keeps at most so many bytes of block tables and of block heads.
+    pub fn new(table_bytes: usize, block_bytes: usize) -> Self {
+        Self {
+            tables: Shelf::new(table_bytes),
+            blocks: Shelf::new(block_bytes),
         }
     }
 
-    /// Objects kept, for figures.
-    pub fn len(&self) -> usize {
-        self.young.len() + self.old.len()
+    /// What is kept of an oid.
+    pub fn get(&self, rev: Rev, oid: Oid) -> Option<&Kept<X>> {
+        self.tables
+            .get((rev, oid))
+            .or_else(|| self.blocks.get((rev, oid)))
     }
 
-    /// Whether nothing is kept.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Keeps an object.
+    pub fn insert(&mut self, rev: Rev, oid: Oid, kept: Kept<X>) {
+        let shelf = if kept.is_of_table() {
+            &mut self.tables
+        } else {
+            &mut self.blocks
+        };
+        shelf.settle();
+        shelf.put((rev, oid), kept);
+    }
+
+    /// Head moved on: these are no longer what they were.
+    pub fn forget_head(&mut self, oids: &[Oid]) {
+        for &oid in oids {
+            self.tables.remove((Rev::Head, oid));
+            self.blocks.remove((Rev::Head, oid));
+        }
     }
 }
 
@@ -158,5 +194,28 @@ impl<X: Clone> Objects for AtHand<'_, X> {
             Some(&Kept::Absent(absent)) => Lookup::Absent(absent),
             Some(Kept::Raw(_) | Kept::Opaque) | None => Lookup::Missing,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_shelf_keeps_what_is_used_and_stays_bounded() {
+        let mut cache = Cache::<()>::new(0, 96 * 100);
+        let (rev, hot) = (Rev::Head, Oid(1_000_000));
+        cache.insert(rev, hot, Kept::Opaque);
+        for n in 0..10_000 {
+            cache.insert(rev, Oid(n), Kept::Opaque);
+            assert!(
+                cache.get(rev, hot).is_some(),
+                "used all the time, lost at {n}"
+            );
+            assert!(cache.blocks.young.len() + cache.blocks.old.len() <= 103);
+        }
+        assert!(cache.get(rev, Oid(0)).is_none());
+        cache.forget_head(&[hot]);
+        assert!(cache.get(rev, hot).is_none());
     }
 }

@@ -5,7 +5,42 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
+
+/// Bytes to be read into: the first so many of a buffer that may be longer, so that it need not be cleared to be
+/// used again.
+#[derive(Debug)]
+pub struct ReadBuf {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl ReadBuf {
+    /// The first `len` bytes of `bytes`.
+    pub fn new(bytes: Vec<u8>, len: usize) -> Self {
+        assert!(len <= bytes.len(), "BUG: more to read than there is room");
+        Self { bytes, len }
+    }
+
+    /// The whole buffer.
+    pub fn into_inner(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+impl Deref for ReadBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl DerefMut for ReadBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
 
 /// What a read that must not wait found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

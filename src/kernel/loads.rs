@@ -3,6 +3,7 @@
 //! One pool for the daemon. A finished read goes back to the worker that asked, through its own channel, and
 //! wakes it.
 
+use super::file::ReadBuf;
 use super::proc::Waker;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::fs::File;
@@ -23,14 +24,14 @@ pub struct Load {
     /// Bytes read, or why not.
     pub result: io::Result<usize>,
     /// The bytes.
-    pub buf: Vec<u8>,
+    pub buf: ReadBuf,
 }
 
 struct Job {
     token: u32,
     file: Arc<File>,
     pos: u64,
-    buf: Vec<u8>,
+    buf: ReadBuf,
     done: Sender<Load>,
     waker: Waker,
 }
@@ -92,7 +93,7 @@ impl Loads {
     }
 
     /// Asks for a read.
-    pub fn start(&self, token: u32, file: Arc<File>, pos: u64, buf: Vec<u8>) {
+    pub fn start(&self, token: u32, file: Arc<File>, pos: u64, buf: ReadBuf) {
         let job = Job {
             token,
             file,

@@ -12,6 +12,7 @@
 //! business.
 
 use super::dev::{Dev, Received};
+use super::file::ReadBuf;
 use super::loads::Loads;
 use super::proc::Waker;
 use super::queue::{Queues, Refusal};
@@ -97,7 +98,7 @@ pub struct ReadDone {
     /// Bytes read, or why not. Fewer than asked at the end of the file only.
     pub result: io::Result<usize>,
     /// The bytes.
-    pub buf: Vec<u8>,
+    pub buf: ReadBuf,
 }
 
 /// What one wait brought. Kept by the worker and emptied by it, so that waiting allocates nothing.
@@ -127,7 +128,7 @@ enum Waiter {
 struct InFlight {
     token: u32,
     file: Arc<File>,
-    buf: Vec<u8>,
+    buf: ReadBuf,
     pos: u64,
     got: usize,
 }
@@ -200,16 +201,22 @@ impl Port {
         }
     }
 
-    /// Registers ring entries for `qids`; only after the INIT reply.
+    /// Registers ring entries for `qids`, of which `own` is that of this thread's CPU; only after the INIT reply.
     ///
     /// # Errors
     /// No memory, or the file cannot be registered with the ring.
-    pub fn register_queues(&mut self, fuse: &File, qids: &[u16], payload: usize) -> io::Result<()> {
+    pub fn register_queues(
+        &mut self,
+        fuse: &File,
+        own: u16,
+        qids: &[u16],
+        payload: usize,
+    ) -> io::Result<()> {
         let Waiter::Ring(ring) = &mut self.waiter else {
             panic!("BUG: queues need a ring");
         };
         ring.register_file(fuse.as_fd())?;
-        self.queues = Some(Queues::new(ring, qids, payload, entry_data)?);
+        self.queues = Some(Queues::new(ring, (own, qids), payload, entry_data)?);
         Ok(())
     }
 
@@ -237,6 +244,14 @@ impl Port {
         };
         match &mut self.waiter {
             Waiter::Ring(ring) => {
+                if let Some(queues) = &mut self.queues
+                    && queues.prepare(ring, entry_data)?
+                {
+                    ring.submit()?;
+                    if let Some(node) = queues.known_file() {
+                        self.dev.kick(node);
+                    }
+                }
                 ring.wait(timeout)?;
                 ring.reap(&mut self.completions);
                 self.complete(events)?;
@@ -298,9 +313,6 @@ impl Port {
             }
         }
         self.completions = completions;
-        if let (Some(queues), Waiter::Ring(ring)) = (&mut self.queues, &mut self.waiter) {
-            queues.refill(ring, entry_data)?;
-        }
         Ok(())
     }
 
@@ -415,7 +427,7 @@ impl Port {
     }
 
     /// Starts a read of the database; its end is an event with `token`.
-    pub fn read_file(&mut self, token: u32, file: &Arc<File>, pos: u64, buf: Vec<u8>) {
+    pub fn read_file(&mut self, token: u32, file: &Arc<File>, pos: u64, buf: ReadBuf) {
         if let Waiter::Poll(loads) = &self.waiter {
             loads.start(token, Arc::clone(file), pos, buf);
             return;

@@ -13,26 +13,34 @@
 //! whenever fewer than [`FREE_MIN`] are armed, a group more is registered. Entries belong to their queue for
 //! ever. Buffers are mapped lazily: a parked entry costs the pages its request touched.
 //!
+//! A queue that ran dry keeps what came meanwhile: the kernel hands a waiting request to an entry at a commit of that
+//! queue, never at a REGISTER. Its owner then *kicks* it: a RETRIEVE of no bytes, whose answer takes an entry and whose
+//! commit fetches one waiting request; and again until nothing waits (kernel-note 0011).
+//!
 //! kernel-note 0002 (every possible CPU needs an entry), 0005 (what still comes by `/dev/fuse`)
 
 use super::port::Held;
 use super::ring::{self, Ring};
-use crate::base::{Unique, limit};
+use crate::base::{NodeId, Unique, limit};
 use crate::wire::fuse::abi::{self, RingBlock, ring_cmd};
+use crate::wire::fuse::notify::RetrieveId;
 use crate::wire::fuse::reply;
 use crate::wire::fuse::request::Parts;
 use memmap2::MmapMut;
 use std::io;
 
 /// Fewer armed entries than this and a queue gets more.
-pub const FREE_MIN: usize = 4;
-/// Entries registered together; their header blocks share one page.
-const GROUP: usize = 8;
-/// Distance of header blocks: 288 rounded up so that a group fills a page.
+pub const FREE_MIN: usize = 8;
+/// Entries registered together; their header blocks share the first pages of one mapping.
+const GROUP: usize = 16;
+/// Distance of header blocks: 288 rounded up so that a group fills whole pages.
 const BLOCK_STRIDE: usize = 512;
-const PAGE: usize = 4096;
+/// Number of the RETRIEVE that is a kick; the others count from 0.
+pub(super) const KICK: RetrieveId = RetrieveId(u32::MAX);
+/// Bytes of a group's header blocks.
+const BLOCKS: usize = GROUP * BLOCK_STRIDE;
 
-const _: () = assert!(GROUP * BLOCK_STRIDE == PAGE && size_of::<RingBlock>() <= BLOCK_STRIDE);
+const _: () = assert!(BLOCKS.is_multiple_of(4096) && size_of::<RingBlock>() <= BLOCK_STRIDE);
 
 /// The completion of a REGISTER or of a commit said that the queues are of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +65,8 @@ struct Entry {
     /// Named by the kernel at fetch, needed for the commit.
     commit_id: u64,
     unique: Unique,
+    /// Committed for a kick in this turn: what it fetches by the next one had been waiting.
+    kicked: Option<u64>,
 }
 
 /// All queues of one worker.
@@ -64,8 +74,16 @@ pub struct Queues {
     payload_len: usize,
     groups: Vec<Group>,
     entries: Vec<Entry>,
-    /// Armed entries of each queue, by qid.
+    /// The queues it has.
+    qids: Vec<u16>,
+    /// Armed entries, and all entries, of each queue, by qid.
     armed: Vec<usize>,
+    total: Vec<usize>,
+    /// The queue of the CPU its thread is pinned to: the only one it can kick.
+    own: u16,
+    turn: u64,
+    /// Requests may be waiting in the kernel.
+    dry: bool,
 }
 
 impl std::fmt::Debug for Queues {
@@ -86,7 +104,7 @@ impl Queues {
     /// No memory for the buffers.
     pub fn new(
         ring: &mut Ring,
-        qids: &[u16],
+        (own, qids): (u16, &[u16]),
         payload_len: usize,
         data: impl Fn(u32) -> u64,
     ) -> io::Result<Self> {
@@ -95,7 +113,12 @@ impl Queues {
             payload_len,
             groups: Vec::new(),
             entries: Vec::new(),
+            qids: qids.to_vec(),
             armed: vec![0; queues],
+            total: vec![0; queues],
+            own,
+            turn: 0,
+            dry: false,
         };
         for &qid in qids {
             this.grow(ring, qid, &data)?;
@@ -105,7 +128,7 @@ impl Queues {
 
     /// Registers one more group for `qid`.
     fn grow(&mut self, ring: &mut Ring, qid: u16, data: &impl Fn(u32) -> u64) -> io::Result<()> {
-        let mut map = MmapMut::map_anon(PAGE + GROUP * self.payload_len)?;
+        let mut map = MmapMut::map_anon(BLOCKS + GROUP * self.payload_len)?;
         let base = map.as_mut_ptr();
         let iovecs = Box::new(std::array::from_fn(|i| {
             let at = |offset: usize, len: usize| libc::iovec {
@@ -114,7 +137,7 @@ impl Queues {
             };
             [
                 at(i * BLOCK_STRIDE, size_of::<RingBlock>()),
-                at(PAGE + i * self.payload_len, self.payload_len),
+                at(BLOCKS + i * self.payload_len, self.payload_len),
             ]
         }));
         self.groups.push(Group { map, iovecs });
@@ -125,10 +148,12 @@ impl Queues {
                 armed: true,
                 commit_id: 0,
                 unique: Unique(0),
+                kicked: None,
             });
             self.register(ring, index, data(index));
         }
         self.armed[usize::from(qid)] += GROUP;
+        self.total[usize::from(qid)] += GROUP;
         Ok(())
     }
 
@@ -170,23 +195,52 @@ impl Queues {
         entry.armed = false;
         entry.commit_id = commit_id;
         entry.unique = Unique(unique);
-        self.armed[usize::from(entry.qid)] -= 1;
+        let waited = entry
+            .kicked
+            .take()
+            .is_some_and(|turn| turn + 1 >= self.turn);
+        let (qid, armed) = (entry.qid, &mut self.armed[usize::from(entry.qid)]);
+        *armed -= 1;
+        self.dry |= qid == self.own && waited;
+        if unique == KICK.unique() {
+            self.commit(ring, index, Ok(0), data);
+            self.entries[index as usize].kicked = Some(self.turn);
+            return Ok(None);
+        }
         Ok(Some(Held::entry(index)))
     }
 
-    /// Registers more entries for every queue that runs short of armed ones.
-    pub(super) fn refill(&mut self, ring: &mut Ring, data: impl Fn(u32) -> u64) -> io::Result<()> {
-        for qid in 0..self.armed.len() {
-            let own = self.armed[qid];
-            let qid = u16::try_from(qid).expect("made from u16s");
-            if own < FREE_MIN
-                && self.entries.len() < limit::QUEUE_ENTRIES_MAX
-                && self.entries.iter().any(|e| e.qid == qid)
-            {
+    /// Before a wait, when all that could be answered is: registers more entries for every queue that runs short of
+    /// armed ones. True when the own queue wants a kick, once what is queued has been submitted.
+    pub(super) fn prepare(
+        &mut self,
+        ring: &mut Ring,
+        data: impl Fn(u32) -> u64,
+    ) -> io::Result<bool> {
+        self.turn += 1;
+        for i in 0..self.qids.len() {
+            let qid = self.qids[i];
+            let short = self.armed[usize::from(qid)] < FREE_MIN;
+            if short && self.entries.len() < limit::QUEUE_ENTRIES_MAX {
                 self.grow(ring, qid, &data)?;
+                self.dry |= qid == self.own;
             }
         }
-        Ok(())
+        // What is not parked was committed, and commits fetch what waits.
+        let own = usize::from(self.own);
+        let parked = self
+            .total
+            .get(own)
+            .is_some_and(|&total| self.armed[own] < total);
+        Ok(std::mem::take(&mut self.dry) && parked)
+    }
+
+    /// A file the kernel knows, as a kick needs: of a READ that is held.
+    pub(super) fn known_file(&self) -> Option<NodeId> {
+        let held = (0..).zip(&self.entries).filter(|(_, e)| !e.armed);
+        held.filter_map(|(index, _)| abi::read::<abi::InHeader>(self.parts(index).header))
+            .find(|head| head.opcode == abi::op::READ)
+            .map(|head| NodeId(head.nodeid))
     }
 
     /// The parts of a held request.
@@ -201,14 +255,14 @@ impl Queues {
         Parts {
             header: &block[..abi::IN_HEADER_LEN],
             fixed: &block[128..256],
-            rest: &map[PAGE + i * self.payload_len..][..sent],
+            rest: &map[BLOCKS + i * self.payload_len..][..sent],
         }
     }
 
     /// Where the reply body of a held request goes; the request's own payload is overwritten.
     pub(super) fn body(&mut self, index: u32) -> &mut [u8] {
         let (group, i) = self.place(index);
-        &mut self.groups[group].map[PAGE + i * self.payload_len..][..self.payload_len]
+        &mut self.groups[group].map[BLOCKS + i * self.payload_len..][..self.payload_len]
     }
 
     /// Answers a held request and arms its entry again.

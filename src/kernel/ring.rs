@@ -121,6 +121,14 @@ impl Ring {
         self.push(&poll.build().user_data(data).into());
     }
 
+    /// Submits what is queued.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn submit(&mut self) -> io::Result<()> {
+        self.inner.submit().map(drop)
+    }
+
     /// Submits what is queued and waits for a completion, at most `timeout`.
     ///
     /// # Errors

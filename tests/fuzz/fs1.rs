@@ -2,10 +2,10 @@
 //! hold.
 //!
 //! Small databases are mutated and then opened, loaded from, followed, and checked; saved indexes are mutated
-//! beside a good database, where every answer must still be right. `ZRING_FUZZ_INPUTS` sets the number of inputs
-//! for each test; a failing input is named by its number and can be run alone with `ZRING_FUZZ_FIRST`.
-#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+//! beside a good database, where every answer must still be right. Reads are completed with anything at all. A
+//! failing input is named by its number.
 
+use crate::mutate::{self, Rng};
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use zring::base::{Oid, Tid};
@@ -13,30 +13,10 @@ use zring::store::file::{FileOpts, FileStore, FileView, FileWriter, IndexFault, 
 use zring::store::{LoadError, Loaded};
 use zring::wire::fs1::{DATA_HEADER_LEN, DataHeader, TXN_HEADER_LEN, TxnHeader};
 
-fn inputs() -> std::ops::Range<u64> {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .and_then(|n: String| n.parse().ok())
-    };
-    let first = number("ZRING_FUZZ_FIRST").unwrap_or(0);
-    first..first + number("ZRING_FUZZ_INPUTS").unwrap_or(10_000)
-}
-
-/// splitmix64.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % (n.max(1) as u64)).unwrap()
-    }
+/// The inputs of a test: a number to name one by, and chance of its own.
+fn inputs(test: u64) -> impl Iterator<Item = (Input, Rng)> {
+    let (count, seed) = mutate::plan();
+    (0..count).map(move |n| (Input(n), Rng::new(seed << 40 ^ test << 32 ^ n)))
 }
 
 /// Says which input it was, should it fail.
@@ -50,7 +30,8 @@ impl Drop for Input {
     }
 }
 
-fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng) {
+/// Changes a file or an index, mostly in its numbers and lengths.
+fn spoil(bytes: &mut Vec<u8>, rng: &mut Rng) {
     for _ in 0..1 + rng.below(4) {
         let at = rng.below(bytes.len());
         let len = rng.below(60).min(bytes.len() - at);
@@ -81,7 +62,7 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng) {
                 ];
                 let mut word = words[rng.below(words.len())] as u64;
                 if rng.below(2) == 0 {
-                    word = rng.next() >> rng.below(64);
+                    word = rng.word() >> rng.below(64);
                 }
                 bytes[at..at + 8].copy_from_slice(&word.to_be_bytes());
             }
@@ -141,7 +122,7 @@ fn seed(dir: &Dir, rng: &mut Rng) -> (Vec<u8>, Vec<u8>) {
         };
         let mut txn = writer.begin(Tid(n * 10), note).unwrap();
         for _ in 0..rng.below(4) {
-            let oid = Oid(rng.next() % OIDS);
+            let oid = Oid(rng.word() % OIDS);
             let done = match rng.below(4) {
                 0 => txn.delete(oid),
                 1 => txn.undo(oid),
@@ -178,17 +159,16 @@ fn load_all(view: &FileView) -> Vec<Result<Loaded, LoadError>> {
 }
 
 #[test]
-pub fn mutated_files_are_opened_followed_and_checked_without_harm() {
+fn mutated_files_are_opened_followed_and_checked_without_harm() {
     let (dir, mut base) = (Dir::new("file"), (Vec::new(), Vec::new()));
     let (mut opened, mut refused) = (0u64, 0u64);
-    for n in inputs() {
-        let _input = Input(n);
-        let mut rng = Rng(n);
+    for (input, mut rng) in inputs(1) {
+        let n = input.0;
         if base.0.is_empty() || n % 64 == 0 {
-            base = seed(&dir, &mut Rng(n / 64));
+            base = seed(&dir, &mut Rng::new(n / 64));
         }
         let mut bytes = base.0.clone();
-        mutate(&mut bytes, &mut rng);
+        spoil(&mut bytes, &mut rng);
         std::fs::write(dir.path(), &bytes).unwrap();
         match rng.below(2) {
             0 => std::fs::write(dir.index(), &base.1).unwrap(),
@@ -219,7 +199,7 @@ pub fn mutated_files_are_opened_followed_and_checked_without_harm() {
             );
         }
     }
-    println!("{opened} opened, {refused} refused");
+    println!("fs1 files: {opened} opened, {refused} refused");
 }
 
 /// The file goes on, is cut, or becomes another one, while it is followed.
@@ -229,7 +209,7 @@ fn follow(dir: &Dir, store: &mut FileStore, bytes: &[u8], rng: &mut Rng) {
         0 => changed.extend_from_slice(&bytes[bytes.len() / 2..]),
         1 => changed.truncate(rng.below(bytes.len())),
         _ if bytes.is_empty() => {}
-        _ => mutate(&mut changed, rng),
+        _ => spoil(&mut changed, rng),
     }
     std::fs::write(dir.path(), &changed).unwrap();
     let mut head = store.head();
@@ -244,38 +224,35 @@ fn follow(dir: &Dir, store: &mut FileStore, bytes: &[u8], rng: &mut Rng) {
 }
 
 #[test]
-pub fn mutated_indexes_never_change_an_answer() {
+fn mutated_indexes_never_change_an_answer() {
     let (dir, mut base) = (Dir::new("index"), (Vec::new(), Vec::new()));
     let (mut truth, mut used) = (String::new(), 0u64);
-    for n in inputs() {
-        let _input = Input(n);
-        let mut rng = Rng(!n);
+    for (input, mut rng) in inputs(2) {
+        let n = input.0;
         if base.0.is_empty() || n % 64 == 0 {
-            base = seed(&dir, &mut Rng(n / 64));
+            base = seed(&dir, &mut Rng::new(n / 64));
             drop(std::fs::remove_file(dir.index()));
             let (store, view) = open(&dir.path()).unwrap();
             assert_eq!(store.index_fault(), Some(IndexFault::Absent));
             truth = format!("{:?}", load_all(&view));
         }
         let mut index = base.1.clone();
-        mutate(&mut index, &mut rng);
+        spoil(&mut index, &mut rng);
         std::fs::write(dir.index(), &index).unwrap();
         let (store, view) = open(&dir.path()).unwrap();
         used += u64::from(store.index_fault().is_none());
         assert_eq!(format!("{:?}", load_all(&view)), truth);
     }
-    println!("{used} used");
+    println!("fs1 indexes: {used} used");
 }
 
 #[test]
-pub fn reads_may_give_anything() {
+fn reads_may_give_anything() {
     let dir = Dir::new("reads");
-    let (bytes, _) = seed(&dir, &mut Rng(99));
+    let (bytes, _) = seed(&dir, &mut Rng::new(99));
     let (_, view) = open(&dir.path()).unwrap();
-    for n in inputs() {
-        let _input = Input(n);
-        let mut rng = Rng(n ^ 0x5555);
-        let at = Tid(rng.next() % 81);
+    for (_input, mut rng) in inputs(3) {
+        let at = Tid(rng.word() % 81);
         let mut batch = view.batch(at, (0..=OIDS).map(Oid));
         let mut locate = view.locate(at, (0..=OIDS).map(Oid));
         let mut give = |pos: u64, len: usize| {
@@ -283,7 +260,7 @@ pub fn reads_may_give_anything() {
             assert!(from + len <= bytes.len(), "only what is committed is read");
             let mut given = bytes[from..from + len].to_vec();
             if rng.below(2) == 0 && !given.is_empty() {
-                mutate(&mut given, &mut rng);
+                spoil(&mut given, &mut rng);
             }
             match rng.below(20) {
                 0 => Err(std::io::ErrorKind::TimedOut.into()),
@@ -312,18 +289,16 @@ pub fn reads_may_give_anything() {
 }
 
 #[test]
-pub fn headers_of_any_bytes_stay_inside_their_container() {
-    for n in inputs() {
-        let _input = Input(n);
-        let mut rng = Rng(n ^ 0xaaaa);
-        let mut bytes: Vec<u8> = (0..64).map(|_| rng.next().to_le_bytes()[0]).collect();
+fn headers_of_any_bytes_stay_inside_their_container() {
+    for (_input, mut rng) in inputs(4) {
+        let mut bytes: Vec<u8> = (0..64).map(|_| rng.word().to_le_bytes()[0]).collect();
         for word in bytes.as_chunks_mut::<8>().0 {
             if rng.below(3) > 0 {
-                *word = (rng.next() >> rng.below(64)).to_be_bytes();
+                *word = (rng.word() >> rng.below(64)).to_be_bytes();
             }
         }
         bytes.truncate(rng.below(65));
-        let (pos, size) = (4 + (rng.next() >> 20), rng.next() >> 16);
+        let (pos, size) = (4 + (rng.word() >> 20), rng.word() >> 16);
         let txn = TxnHeader::view(&bytes);
         assert_eq!(txn.is_some(), bytes.len() >= TXN_HEADER_LEN);
         let data = DataHeader::view(&bytes);
@@ -333,7 +308,7 @@ pub fn headers_of_any_bytes_stay_inside_their_container() {
         };
         assert!(span.pos < span.records && span.records <= span.records_end);
         assert!(span.records_end < span.end && span.end <= size && span.tid > Tid(5));
-        let at = span.records + rng.next() % (span.end - span.records);
+        let at = span.records + rng.word() % (span.end - span.records);
         if let Some(Ok(next)) = data.map(|d| d.check_in(at, &span)) {
             assert!(next > at && next <= span.records_end);
         }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::child::becomes_true;
 use crate::damage::refused;
 use crate::data::database;
 use crate::machine::Transport;

@@ -250,8 +250,9 @@ fn index(
 
 /// The saved index, if there is one that the file agrees with.
 fn saved(path: &Path, file: &File, size: u64) -> io::Result<Result<(Index, Ends), IndexFault>> {
-    let Ok(saved) = File::open(beside(path, ".index")) else {
-        return Ok(Err(IndexFault::Absent));
+    let saved = match savedindex::open(path) {
+        Ok(saved) => saved,
+        Err(fault) => return Ok(Err(fault)),
     };
     match savedindex::parse(&mut BufReader::with_capacity(1 << 20, saved), size) {
         Ok(saved) => savedindex::trust(file, saved),

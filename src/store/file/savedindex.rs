@@ -10,6 +10,7 @@
 //! it with the file. Nothing here is ever written.
 
 use super::index::Index;
+use super::open::beside;
 use super::scan::{Backward, Ends, Look};
 use super::table::{BUCKET_MAX, Packer, Table};
 use super::window::ReadAt;
@@ -17,7 +18,9 @@ use crate::base::Oid;
 use crate::base::limit::{INDEX_SAMPLE, INDEX_TRUST_RECORDS_MIN};
 use crate::wire::fs1::{DATA_HEADER_LEN, DataHeader, MAGIC_LEN, POS_END, WORD_LEN};
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::{self, BufRead};
+use std::path::Path;
 
 /// Smallest data record: a header and a back pointer.
 const RECORD_LEN_MIN: u64 = (DATA_HEADER_LEN + WORD_LEN) as u64;
@@ -52,6 +55,14 @@ pub enum IndexFault {
     /// It disagrees with the file about an object.
     #[error("the saved index has object {0} elsewhere than the file")]
     Object(Oid),
+}
+
+/// Opens the index saved beside a file.
+pub(super) fn open(path: &Path) -> Result<File, IndexFault> {
+    File::open(beside(path, ".index")).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => IndexFault::Absent,
+        _ => IndexFault::Unreadable,
+    })
 }
 
 /// Reads a saved index from bytes of a file that is `size` long.

@@ -59,6 +59,12 @@ fn figures() {
     assert_eq!(store.index_fault(), None);
     timed("open by saved index", start, objects);
 
+    let start = Instant::now();
+    let opts = super::FileOpts::default();
+    let report = super::verify(&dir.path(), &opts, None, &mut |_, _| {}).unwrap();
+    assert!(report.is_sound() && report.objects == objects);
+    timed("check", start, objects);
+
     lookups("lookup, one run, random", &view, objects);
     // Runs of commits over it, as after a day of following.
     let mut rng = Rng(3);

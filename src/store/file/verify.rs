@@ -9,7 +9,7 @@
 //! findings kept is bounded, the number met is counted.
 
 use super::index::Index;
-use super::open::{self, OpenError, Progress, beside};
+use super::open::{self, OpenError, Progress};
 use super::savedindex::{self, IndexFault, Saved};
 use super::scan::{Backward, Ends, Look, Records, look};
 use super::window::{ReadAt, Window};
@@ -188,8 +188,8 @@ struct Check<'c, 'o> {
 
 impl Check<'_, '_> {
     fn read_saved(&mut self, path: &Path) {
-        let saved = File::open(beside(path, ".index")).map_err(|_| IndexFault::Absent);
-        let saved = saved.and_then(|f| savedindex::parse(&mut BufReader::new(f), self.size));
+        let saved = savedindex::open(path)
+            .and_then(|f| savedindex::parse(&mut BufReader::new(f), self.size));
         match saved {
             Ok(saved) => self.saved = Some(saved),
             Err(fault) => self.report.find(0, Problem::Index(fault)),

@@ -1,0 +1,67 @@
+//! Pages of the cache: dropping and storing are exact to 4 KiB (kernel-note 0006).
+
+use crate::machine::{Transport, root_or_lack};
+use crate::on_each_transport;
+use crate::stage::Stage;
+
+on_each_transport!(one_page_of_many);
+
+/// 4 MiB.
+const PAGES: usize = 1024;
+
+fn one_page_of_many(transport: Transport) {
+    let Some(mut stage) = Stage::up("folio", transport, "") else {
+        return;
+    };
+    if root_or_lack("pages that came by a large readahead") {
+        stage.read_ahead_kb(2048);
+    }
+    for fill in [
+        "gens {}/data 0 4194304",
+        "touch {}/data 0 4194304 huge",
+        "touch {}/data 0 4194304",
+    ] {
+        stage.ask("set generation 1");
+        stage.ask("inval 0 0");
+        assert_eq!(stage.visit(fill), format!("1x{PAGES}"));
+        exact(&mut stage);
+    }
+    // The same for pages that were stored.
+    stage.ask("inval 0 0");
+    stage.ask("set generation 1");
+    stage.ask("store 0 4194304");
+    exact(&mut stage);
+
+    // A page that is stored in part, and was not there, is not there afterwards.
+    stage.ask("inval 0 0");
+    stage.ask("store 100 8192");
+    assert_eq!(stage.visit("cached {}/data 4"), "1 without 0,2,3");
+    // A page that was there is overwritten in part.
+    stage.ask("set generation 1");
+    stage.ask("store 0 4096");
+    stage.ask("set generation 2");
+    stage.ask("store 0 2048");
+    assert_eq!(
+        stage.visit("cached {}/data 1 ; gens {}/data 0 4096"),
+        "1 without  ; badx1"
+    );
+}
+
+/// All pages are there in generation 1: drops some, looks for them.
+fn exact(stage: &mut Stage) {
+    stage.ask("set generation 2");
+    stage.ask("inval 40960 4096");
+    assert_eq!(stage.visit("cached {}/data 1024"), "1023 without 10");
+    // Two bytes on either side of a boundary are two pages.
+    stage.ask("inval 3145727 2");
+    assert_eq!(
+        stage.visit("cached {}/data 1024"),
+        "1021 without 10,767,768"
+    );
+    stage.ask("reset");
+    assert_eq!(
+        stage.visit("gens {}/data 0 3137536 ; touch {}/data 3137536 1056768 random"),
+        "1x10 2x1 1x755 ; 1x1 2x2 1x255"
+    );
+    assert_eq!(stage.ask("reads"), "40960+4096 3141632+4096 3145728+4096");
+}

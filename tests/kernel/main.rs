@@ -1,0 +1,73 @@
+//! What the kernel does, shown by experiment: the programs behind `kernel-notes/`.
+//!
+//! A scripted file system ([`script`]) runs on the daemon's own transports in a process of its own ([`server`]): it
+//! parks requests until told, counts what comes by which channel and writes notifications on command. Tests direct it
+//! from a [`stage`]; what is done inside a mount is done by further processes ([`client`]). So neither this process nor
+//! any that enters a mount ever holds `/dev/fuse` or a ring: killed there, it could not go away.
+//!
+//! Never executed: a RETRIEVE beyond the ring's payload less a page. A kernel that meets one stops inside its own lock
+//! until the next boot (kernel-note 0001).
+//!
+//! Each test has the watchdog of a rig, as in `tests/mount`, whose machine, children and rigs are used here too.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait, watch the clock and start threads"
+)]
+
+#[allow(dead_code, reason = "tests/mount uses more of it")]
+#[path = "../mount/child.rs"]
+mod child;
+#[allow(dead_code, reason = "tests/mount uses more of it")]
+#[path = "../mount/machine.rs"]
+mod machine;
+#[allow(dead_code, reason = "tests/mount uses more of it")]
+#[path = "../mount/rig.rs"]
+mod rig;
+
+mod bent;
+mod client;
+mod script;
+mod server;
+mod stage;
+
+mod attribute;
+mod channel;
+mod folio;
+mod killed;
+mod lock;
+mod open;
+mod parked;
+mod raw;
+mod readahead;
+mod retrieve;
+mod reuse;
+mod rings;
+mod unmount;
+mod withdrawn;
+
+/// Makes of each `fn name(Transport)` the tests `name::uring`, `name::dev` and `name::plain`.
+macro_rules! on_each_transport {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name {
+            use crate::machine::Transport;
+
+            #[test]
+            fn uring() {
+                super::$name(Transport::Uring);
+            }
+
+            #[test]
+            fn dev() {
+                super::$name(Transport::Dev);
+            }
+
+            #[test]
+            fn plain() {
+                super::$name(Transport::Plain);
+            }
+        })*
+    };
+}
+pub(crate) use on_each_transport;

@@ -1,0 +1,279 @@
+//! A test's own mount: the server process, directed by lines, and the processes sent into the mount.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::child::{Ended, Running, becomes_true};
+use crate::client::DO;
+use crate::machine::Transport;
+use crate::rig::Rig;
+use crate::server::SERVE;
+
+/// Longest that anything takes which does not hang.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// Long enough to say that something waits.
+pub(crate) const WHILE: Duration = Duration::from_millis(400);
+
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+
+type Waiting = Arc<Mutex<Vec<(u32, Sender<String>)>>>;
+
+/// A mounted scripted file system.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) rig: Rig,
+    pub(crate) at: PathBuf,
+    /// Device number of the mount.
+    pub(crate) device: (u32, u32),
+    server: Child,
+    lines: Option<ChildStdin>,
+    waiting: Waiting,
+    next: u32,
+}
+
+/// An answer that is still to come.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    command: String,
+    answer: Receiver<String>,
+}
+
+impl Pending {
+    /// The answer, unless it takes longer than this.
+    pub(crate) fn within(&self, limit: Duration) -> Option<String> {
+        match self.answer.recv_timeout(limit) {
+            Ok(text) => Some(text),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => panic!("{}: the server ended", self.command),
+        }
+    }
+
+    pub(crate) fn soon(&self) -> String {
+        self.within(SOON)
+            .unwrap_or_else(|| panic!("{}: no answer in {SOON:?}", self.command))
+    }
+}
+
+/// The test binary itself, as the process `role`.
+fn this_as(rig: &Rig, role: &str) -> Command {
+    let mut c = rig.command(std::env::current_exe().unwrap());
+    c.args(["--exact", role, "--nocapture", "--test-threads=1"]);
+    c
+}
+
+impl Stage {
+    /// Mounts; `None`, and said, when this machine has no such transport.
+    pub(crate) fn up(name: &str, transport: Transport, bends: &str) -> Option<Self> {
+        transport
+            .is_there()
+            .then(|| Self::make(Rig::new(name, 60), transport, bends))
+    }
+
+    /// The same in a rig of one's own.
+    pub(crate) fn make(rig: Rig, transport: Transport, bends: &str) -> Self {
+        let at = rig.path("mnt");
+        std::fs::create_dir(&at).unwrap();
+        let how = format!("{} {} {bends}", at.display(), transport.name());
+        let err = std::fs::File::create(rig.path("server.err")).unwrap();
+        let mut server = this_as(&rig, "server::role")
+            .env(SERVE, how.trim_end())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(err)
+            .spawn()
+            .unwrap();
+        let waiting = Waiting::default();
+        let (tell, first) = channel();
+        waiting.lock().unwrap().push((0, tell));
+        let out = BufReader::new(server.stdout.take().unwrap());
+        let from = Arc::clone(&waiting);
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                deliver(&from, &line);
+            }
+            from.lock().unwrap().clear(); // nobody waits for a dead server
+        });
+        let mut stage = Self {
+            rig,
+            at,
+            device: (0, 0),
+            lines: server.stdin.take(),
+            server,
+            waiting,
+            next: 1,
+        };
+        let first = Pending {
+            command: "start".to_owned(),
+            answer: first,
+        }
+        .soon();
+        let device = first
+            .strip_prefix("serving ")
+            .and_then(|d| d.split_once(':'))
+            .unwrap_or_else(|| panic!("{first}: {}", stage.err()));
+        stage.device = (device.0.parse().unwrap(), device.1.parse().unwrap());
+        stage
+    }
+
+    fn err(&self) -> String {
+        std::fs::read_to_string(self.rig.path("server.err")).unwrap_or_default()
+    }
+
+    /// Gives a command and goes on.
+    pub(crate) fn begin(&mut self, command: &str) -> Pending {
+        let (tell, answer) = channel();
+        self.waiting.lock().unwrap().push((self.next, tell));
+        let line = format!("{} {command}\n", self.next);
+        self.next += 1;
+        let lines = self.lines.as_mut().unwrap();
+        lines.write_all(line.as_bytes()).unwrap();
+        Pending {
+            command: command.to_owned(),
+            answer,
+        }
+    }
+
+    /// Gives a command and waits for its answer.
+    pub(crate) fn ask(&mut self, command: &str) -> String {
+        self.begin(command).soon()
+    }
+
+    /// Requests of a kind since the last `reset`, by channel: `ring`, `dev`, or both with ``.
+    pub(crate) fn count(&mut self, channel: &str, kind: &str) -> u64 {
+        self.ask("counts")
+            .split(' ')
+            .filter_map(|one| one.split_once('='))
+            .filter(|(what, _)| {
+                what.split_once(':')
+                    .is_some_and(|(c, k)| k == kind && c.starts_with(channel))
+            })
+            .map(|(_, n)| n.parse::<u64>().unwrap())
+            .sum()
+    }
+
+    /// Waits until so many requests are parked.
+    pub(crate) fn await_parked(&mut self, n: usize) {
+        let mut seen = String::new();
+        let there = becomes_true(SOON, || {
+            seen = self.ask("parked");
+            seen == n.to_string()
+        });
+        assert!(there, "{seen} parked instead of {n}");
+    }
+
+    /// Waits until the kernel counts so many requests without an answer, wherever they are.
+    pub(crate) fn await_waiting(&self, n: usize) {
+        let file = format!("{CONNECTIONS}/{}/waiting", self.device.1);
+        let mut seen = String::new();
+        let there = becomes_true(SOON, || {
+            seen = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+            seen == n.to_string()
+        });
+        assert!(there, "{seen} waiting instead of {n}");
+    }
+
+    /// Waits until requests that nobody waits for, such as RELEASE, have been answered.
+    pub(crate) fn settle(&mut self) {
+        let mut last = String::new();
+        let calm = becomes_true(SOON, || {
+            std::thread::sleep(Duration::from_millis(50));
+            let now = self.ask("counts");
+            std::mem::replace(&mut last, now.clone()) == now
+        });
+        assert!(calm, "{last}");
+    }
+
+    fn bdi(&self) -> String {
+        format!(
+            "/sys/class/bdi/{}:{}/read_ahead_kb",
+            self.device.0, self.device.1
+        )
+    }
+
+    /// Readahead of the mount, KiB.
+    pub(crate) fn read_ahead(&self) -> String {
+        std::fs::read_to_string(self.bdi())
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+
+    /// Sets it.
+    pub(crate) fn read_ahead_kb(&self, kb: u32) {
+        std::fs::write(self.bdi(), kb.to_string()).unwrap();
+    }
+
+    /// Sends a process into the mount; `{}` stands for the mountpoint.
+    pub(crate) fn send(&self, what: &str) -> Running {
+        let what = what.replace("{}", &self.at.display().to_string());
+        self.rig
+            .start(this_as(&self.rig, "client::role").env(DO, what))
+    }
+
+    /// Sends a process into the mount and returns what it found there.
+    pub(crate) fn visit(&self, what: &str) -> String {
+        said(&self.send(what).wait(SOON))
+    }
+
+    /// Ends the connection by number, as an administrator would.
+    pub(crate) fn abort(&self) {
+        let control = format!("{CONNECTIONS}/{}/abort", self.device.1);
+        std::fs::write(control, "1").unwrap();
+    }
+
+    /// SIGKILL to the server, and its end.
+    pub(crate) fn kill(&mut self) {
+        self.server.kill().unwrap();
+        let gone = becomes_true(SOON, || self.server.try_wait().unwrap().is_some());
+        assert!(gone, "the server does not die");
+    }
+}
+
+fn deliver(waiting: &Waiting, line: &str) {
+    let Some((id, text)) = line.strip_prefix("> ").and_then(|l| l.split_once(' ')) else {
+        return;
+    };
+    let mut waiting = waiting.lock().unwrap();
+    if let Ok(id) = id.parse::<u32>()
+        && let Some(at) = waiting.iter().position(|(n, _)| *n == id)
+    {
+        let _ = waiting.swap_remove(at).1.send(text.to_owned());
+    }
+}
+
+/// What a client found; panics unless it ended well.
+pub(crate) fn said(ended: &Ended) -> String {
+    let line = ended.out.lines().find_map(|l| l.strip_prefix("> "));
+    match line {
+        Some(text) if ended.is_good() => text.to_owned(),
+        _ => panic!("{ended}"),
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let err = self.err();
+        if !err.is_empty() {
+            println!("server: {err}");
+        }
+        drop(self.lines.take()); // it aborts, detaches and ends
+        let ended = becomes_true(Duration::from_secs(5), || {
+            !matches!(self.server.try_wait(), Ok(None))
+        });
+        if !ended {
+            let _ = self.server.kill();
+        }
+        let control = format!("{CONNECTIONS}/{}/abort", self.device.1);
+        let mut lines = self.rig.mount_lines(&self.at);
+        lines.retain(|m| m.minor == self.device.1);
+        if !lines.is_empty() {
+            let _ = std::fs::write(control, "1");
+            let _ = Command::new("umount").arg("-l").arg(&self.at).output();
+        }
+        let _ = self.server.wait();
+    }
+}
