@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::child::becomes_true;
 use crate::damage::refused;
 use crate::data::database;
 use crate::machine::Transport;
