@@ -28,7 +28,7 @@ impl Random {
 
     /// A number below `n`.
     pub fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.draw()) * u128::from(n) >> 64)
+        ((u128::from(self.draw()) * u128::from(n)) >> 64)
             .try_into()
             .unwrap_or(0)
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::child::becomes_true;
 use crate::damage::refused;
 use crate::data::database;
 use crate::machine::Transport;
@@ -56,10 +57,8 @@ fn the_demo_runs_and_leaves_nothing() {
         ended.out.lines().count() >= 3,
         "it tells what it does: {ended}"
     );
-    assert!(
-        rig.processes().is_empty(),
-        "the demo's daemon is still there"
-    );
+    let gone = becomes_true(Duration::from_secs(5), || rig.processes().is_empty());
+    assert!(gone, "the demo's daemon is still there");
 }
 
 #[test]
