@@ -60,7 +60,7 @@ fn serve(how: &str) -> Result<(), Box<dyn std::error::Error>> {
         mountpoint: mountpoint.into(),
         subtype: "zscript".into(),
         allow_other: false,
-        noexec: false,
+        flags: Default::default(),
     };
     if bends.raw {
         return raw::serve(spec, &bends);
