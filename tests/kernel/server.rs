@@ -62,6 +62,9 @@ fn serve(how: &str) -> Result<(), Box<dyn std::error::Error>> {
         allow_other: false,
         noexec: false,
     };
+    if bends.pinned {
+        zring::kernel::proc::pin(0);
+    }
     if bends.raw {
         return raw::serve(spec, &bends);
     }
