@@ -58,6 +58,10 @@ fn perform(words: &[&str], held: &mut Vec<File>) -> io::Result<String> {
             held.push(File::open(at)?);
             Ok("open".to_owned())
         }
+        "create" => {
+            File::create(at)?;
+            Ok("made".to_owned())
+        }
         "ls" => Ok(std::fs::read_dir(at)?.count().to_string()),
         "write" => {
             let file = File::options().write(true).open(at)?;
