@@ -42,7 +42,7 @@ pub fn serve(at: &Path, transport: &str, file: Option<&Path>) -> Result<()> {
         mountpoint: at.canonicalize()?,
         subtype: "zstub".into(),
         allow_other: false,
-        noexec: false,
+        flags: Default::default(),
     };
     let stub = Stub {
         file: file.map(File::open).transpose()?.map(Arc::new),

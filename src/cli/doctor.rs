@@ -1,12 +1,18 @@
 //! `zring doctor` and `zring version`: what this binary is, and what the machine offers it.
 
-use super::Outcome;
 use super::args::{Args, Usage};
+use super::mount::{answers, real_path};
+use super::{Failure, Outcome};
 use crate::base::limit;
-use crate::kernel::proc;
 use crate::kernel::ring::Ring;
+use crate::kernel::{mountinfo, proc};
 use lexopt::prelude::*;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const HELP: &str = "zring doctor [MNT...]
+
+Says what this machine offers, how the mounts MNT are, and what to do where that is too little.";
 
 /// How good a finding is.
 #[derive(Clone, Copy)]
@@ -34,17 +40,19 @@ fn finding(light: Light, text: impl Into<String>, remedy: &'static str) -> Findi
 /// `zring doctor`
 pub(super) fn command(args: Args) -> Outcome {
     let wrong = |error| Usage::Argument(error, "doctor");
-    match args.parser().next().map_err(wrong)? {
-        None => {}
-        Some(Short('h') | Long("help")) => {
-            println!(
-                "zring doctor\n\nSays what this machine offers, and what to do where that is too little."
-            );
-            return Ok(());
+    let mut args = args.parser();
+    let mut mounts = Vec::new();
+    while let Some(arg) = args.next().map_err(wrong)? {
+        match arg {
+            Short('h') | Long("help") => {
+                println!("{HELP}");
+                return Ok(());
+            }
+            Value(value) => mounts.push(PathBuf::from(value)),
+            _ => return Err(wrong(arg.unexpected()).into()),
         }
-        Some(arg) => return Err(wrong(arg.unexpected()).into()),
     }
-    let findings = [
+    let mut findings = vec![
         kernel(),
         device(),
         rings(),
@@ -54,6 +62,7 @@ pub(super) fn command(args: Args) -> Outcome {
         helper(),
         memory(),
     ];
+    findings.extend(mounts.iter().map(|mnt| mount(mnt)));
     let mut red = false;
     for Finding {
         light,
@@ -75,9 +84,43 @@ pub(super) fn command(args: Args) -> Outcome {
         println!("{mark}  {text}{remedy}");
     }
     if red {
-        Err(anyhow::anyhow!("something that zring needs is missing").into())
+        Err(Failure::new(
+            4,
+            anyhow::anyhow!("something that zring needs is missing"),
+        ))
     } else {
         Ok(())
+    }
+}
+
+fn mount(mnt: &Path) -> Finding {
+    let shown = mnt.display();
+    let there = real_path(mnt)
+        .ok()
+        .and_then(|path| mountinfo::topmost(&path).map(|m| (path, m)));
+    let Some((path, there)) = there.filter(|(_, m)| m.fstype.starts_with("fuse.")) else {
+        return finding(
+            Light::Red,
+            format!("nothing of zring is mounted on {shown}"),
+            "zring mount",
+        );
+    };
+    match answers(&path, Duration::from_secs(5)) {
+        Some(Ok(())) => finding(
+            Light::Green,
+            format!("{shown} serves {} ({})", there.source, there.fstype),
+            "",
+        ),
+        Some(Err(_)) => finding(
+            Light::Red,
+            format!("the daemon behind {shown} is gone"),
+            "zring umount it, and mount again",
+        ),
+        None => finding(
+            Light::Red,
+            format!("{shown} does not answer"),
+            "zring umount --lazy ends it",
+        ),
     }
 }
 

@@ -48,10 +48,9 @@ impl Failure {
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self {
-            code: 1,
-            error: error.into(),
-        }
+        let error = error.into();
+        let code = if error.is::<Usage>() { 2 } else { 1 };
+        Self { code, error }
     }
 }
 

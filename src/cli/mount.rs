@@ -4,12 +4,13 @@
 //! daemon tells through a pipe that it serves, or why not. Only the command enters the mount, never the daemon.
 
 use super::args::{Args, Parser, Usage};
-use super::options::{self, Options};
+use super::options::{self, OptionError, Options};
 use super::progress::Progress;
 use super::{Failure, Outcome};
 use crate::engine::daemon::{self, DaemonError};
-use crate::engine::start::StartError;
+use crate::engine::start::{Choice, StartError};
 use crate::kernel::mount::{self as kmount, MountError};
+use crate::kernel::port::TransportKind;
 use crate::kernel::{mountinfo, proc};
 use crate::store::zurl::Zurl;
 use anyhow::{Context, anyhow};
@@ -79,7 +80,7 @@ pub(super) fn mount(zurl: &str, mountpoint: &Path) -> Outcome {
 
 fn parse(mut args: Parser, from_mount: bool) -> Result<Option<Request>, Failure> {
     let mut request = Request::default();
-    let mut places = Vec::new();
+    let (mut places, mut sloppy) = (Vec::new(), false);
     let wrong = |error| Usage::Argument(error, "mount");
     while let Some(arg) = args.next().map_err(wrong)? {
         match arg {
@@ -87,17 +88,15 @@ fn parse(mut args: Parser, from_mount: bool) -> Result<Option<Request>, Failure>
             Short('f') if from_mount => request.fake = true,
             Short('f') | Long("foreground") => request.foreground = true,
             Long("daemon") if !from_mount => request.daemon = true,
-            Short('n' | 's' | 'v') if from_mount => {}
+            Short('s') if from_mount => sloppy = true,
+            Short('n' | 'v') if from_mount => {}
             Short('t') if from_mount => {
                 args.value().map_err(wrong)?;
             }
             Short('o') => {
-                let list = args.value().map_err(wrong)?.to_string_lossy().into_owned();
                 request
-                    .options
-                    .add(&list, from_mount)
-                    .map_err(|e| Failure::new(2, e))?;
-                request.lists.push(list);
+                    .lists
+                    .push(args.value().map_err(wrong)?.to_string_lossy().into_owned());
             }
             Value(value) => places.push(value),
             _ => return Err(wrong(arg.unexpected()).into()),
@@ -111,6 +110,15 @@ fn parse(mut args: Parser, from_mount: bool) -> Result<Option<Request>, Failure>
         }
         .into());
     };
+    // Each by itself: what -s tolerates must not take its neighbours along.
+    let lists = std::mem::take(&mut request.lists);
+    for option in lists.iter().flat_map(|list| list.split(',')) {
+        match request.options.add(option, from_mount) {
+            Ok(()) => request.lists.push(option.to_owned()),
+            Err(OptionError::Unknown { .. }) if sloppy => {}
+            Err(error) => return Err(Failure::new(2, error)),
+        }
+    }
     request.zurl = zurl.to_string_lossy().into_owned();
     request.mountpoint = mountpoint.into();
     Ok(Some(request))
@@ -221,7 +229,7 @@ pub(super) fn real_path(given: &Path) -> io::Result<PathBuf> {
 }
 
 /// Whether a mount answers a statfs; `None` when it does not within `limit`. A thread that hangs in it is left behind.
-fn answers(path: &Path, limit: Duration) -> Option<Result<(), i32>> {
+pub(super) fn answers(path: &Path, limit: Duration) -> Option<Result<(), i32>> {
     let (done, answer) = crossbeam_channel::bounded(1);
     let path = path.to_owned();
     let asked = proc::spawn("zring-ask", move || {
@@ -247,10 +255,22 @@ fn serve(
         pintimeout: request.options.pintimeout,
         read_ahead_kb: request.options.read_ahead_kb,
         allow_other: request.options.allow_other,
-        noexec: request.options.noexec,
+        flags: request.options.flags,
     };
     let mut bar = Progress::new("reading the database");
-    daemon::run(&options, &mut |done, total| bar.show(done, total), ready)
+    let auto = options.transport == Choice::Auto;
+    daemon::run(
+        &options,
+        &mut |done, total| bar.show(done, total),
+        |serving| {
+            if auto && serving.transport == TransportKind::Plain {
+                eprintln!(
+                    "zring: io_uring is not to be had here (sysctl kernel.io_uring_disabled): serving with transport plain"
+                );
+            }
+            ready(serving);
+        },
+    )
 }
 
 /// First word of what the daemon tells the command, on its stdout.
@@ -285,14 +305,9 @@ fn start_daemon(request: &Request, mountpoint: &Path) -> Outcome {
         .context("the path of this program is not known (is /proc mounted?)")?;
     let mut command = Command::new(binary);
     command.arg0("zring").args(["mount", "--daemon"]);
-    for list in &request.lists {
-        // The command has read them; rw, which mount(8) adds by itself, is no error here.
-        let list = list
-            .split(',')
-            .filter(|&o| o != "rw")
-            .collect::<Vec<_>>()
-            .join(",");
-        command.args(["-o", &list]);
+    // The command has read them; rw, which mount(8) adds by itself, is no error here.
+    for option in request.lists.iter().filter(|&o| o != "rw" && !o.is_empty()) {
+        command.args(["-o", option]);
     }
     command.arg("--").arg(&request.zurl).arg(mountpoint);
     // A root without /dev/null: a pipe whose other end goes is at its end too.

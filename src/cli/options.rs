@@ -3,6 +3,7 @@
 use super::args::{self, Usage};
 use crate::base::limit;
 use crate::engine::start::Choice;
+use crate::kernel::mount::MountFlags;
 use crate::kernel::port::TransportKind;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ options, after -o, separated by commas:
   pintimeout=D                    acknowledgement deadline of watch clients, at least 1.5s [30s]
   access=owner|all                who may enter the mount [owner]
   log_file=PATH                   where a daemon in the background writes its log [nowhere]
-  ro nosuid nodev noexec noatime  as mount(8); the mount is read-only in any case
+  ro noexec noatime               as mount(8); nosuid and nodev are always set
 ";
 
 /// What `-o` said.
@@ -25,7 +26,7 @@ pub(super) struct Options {
     pub(super) max_record: usize,
     pub(super) pintimeout: Duration,
     pub(super) allow_other: bool,
-    pub(super) noexec: bool,
+    pub(super) flags: MountFlags,
     pub(super) log_file: Option<String>,
 }
 
@@ -37,7 +38,7 @@ impl Default for Options {
             max_record: limit::RECORD_BYTES_MAX,
             pintimeout: Duration::from_secs(30),
             allow_other: false,
-            noexec: false,
+            flags: MountFlags::default(),
             log_file: None,
         }
     }
@@ -94,10 +95,12 @@ impl Options {
         };
         match key {
             "rw" if !from_mount => return Err(OptionError::Rw),
-            "rw" | "ro" | "nosuid" | "nodev" | "noatime" | "defaults" | "_netdev" | "nofail"
-            | "auto" | "noauto" | "user" | "users" | "owner" | "comment" => {}
+            "rw" | "nosuid" | "nodev" | "defaults" | "_netdev" | "nofail" | "auto" | "noauto"
+            | "user" | "users" | "owner" | "comment" => {}
             _ if key.starts_with("x-") => {}
-            "noexec" => self.noexec = true,
+            "ro" => self.flags.ro = true,
+            "noexec" => self.flags.noexec = true,
+            "noatime" => self.flags.noatime = true,
             "transport" => {
                 self.transport = match value {
                     "auto" => Choice::Auto,
@@ -173,7 +176,7 @@ mod tests {
             parse("_netdev,nofail,x-systemd.automount,noexec,transport=dev,max_record=1M");
         let options = options.expect("all known");
         assert_eq!(options.transport, Choice::Force(TransportKind::Dev));
-        assert!(options.noexec && options.max_record == 1 << 20);
+        assert!(options.flags.noexec && options.max_record == 1 << 20);
         assert!(Options::default().add("rw,nosuid", true).is_ok());
     }
 

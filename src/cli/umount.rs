@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 const HELP: &str = "zring umount [--timeout D] [--lazy] MNT
 
-Unmounts MNT. A busy mount is waited for, at most D [5s]. --lazy detaches it at once: it is gone from sight,
-its daemon ends with its last user, and after D whoever still waits for it gets an error.
+Unmounts MNT. A busy mount is waited for, at most D [5s], then detached: it is gone from sight, and its daemon ends with
+its last user; whoever still waits for it 2 s later gets an error. --lazy detaches it at once.
 ";
 
+/// How long a detached mount may stay busy before its callers get an error.
+const DETACHED: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// `zring umount ...`
@@ -57,35 +59,27 @@ pub(super) fn unmount(given: &Path, timeout: Duration, lazy: bool) -> Outcome {
         return Err(not_mounted());
     }
     let began = Instant::now();
+    let mut detached;
     loop {
-        match kmount::unmount(&path, lazy) {
+        detached = lazy || began.elapsed() >= timeout;
+        match kmount::unmount(&path, detached) {
             Ok(()) => break,
-            Err(Errno::EBUSY) if began.elapsed() < timeout => std::thread::sleep(AGAIN),
-            Err(Errno::EBUSY) => {
-                let error = anyhow!(
-                    "{shown} is in use; end its users (fuser -m {shown}) or detach it: zring umount --lazy {shown}"
-                );
-                return Err(Failure::new(1, error));
-            }
+            Err(Errno::EBUSY) => std::thread::sleep(AGAIN),
             Err(errno @ Errno::EPERM) => {
-                return Err(Failure::new(
-                    7,
-                    anyhow!("{shown}: {errno}: it belongs to another user"),
-                ));
+                let error = anyhow!("{shown}: {errno}: it belongs to another user");
+                return Err(Failure::new(7, error));
             }
             Err(errno) => return Err(anyhow!("{shown}: {errno}").into()),
         }
     }
-    if lazy {
-        // Its connection has the mount's minor number; it goes with the last user.
-        let control = format!("/sys/fs/fuse/connections/{}", there.device.1);
-        while Path::new(&control).exists() {
-            if began.elapsed() > timeout {
-                kmount::abort_minor(there.device.1)?;
-                break;
-            }
-            std::thread::sleep(AGAIN);
+    let began = Instant::now();
+    // Its connection has the mount's minor number, and goes with the last user.
+    let control = format!("/sys/fs/fuse/connections/{}", there.device.1);
+    while detached && Path::new(&control).exists() {
+        if began.elapsed() > DETACHED {
+            return Ok(kmount::abort_minor(there.device.1)?);
         }
+        std::thread::sleep(AGAIN);
     }
     Ok(())
 }

@@ -289,7 +289,7 @@ impl Work {
             .log
             .error("everything under head is EIO from now on; unmount and mount again to go on");
         for file in shared.tree().head_files() {
-            let _ = self.control.notices.try_send(Notice::Drop(file.id));
+            let _ = self.control.notices.send(Notice::Drop(file.id));
         }
     }
 

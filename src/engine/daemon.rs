@@ -14,7 +14,7 @@ use super::shared::{Mailbox, Setup, Shared, ToControl, ToWorker};
 use super::start::{self, Choice, StartError};
 use crate::base::limit;
 use crate::fs::attr::Owner;
-use crate::kernel::mount::{Connection, MountSpec};
+use crate::kernel::mount::{Connection, MountFlags, MountSpec};
 use crate::kernel::port::TransportKind;
 use crate::kernel::proc::{self, Waker};
 use crate::store::file::{FileOpts, FileStore, IndexFault, OpenError, Progress};
@@ -44,8 +44,8 @@ pub struct Options {
     pub read_ahead_kb: Option<u32>,
     /// Others may enter the mount.
     pub allow_other: bool,
-    /// No program files.
-    pub noexec: bool,
+    /// As mount(8) means them.
+    pub flags: MountFlags,
 }
 
 /// Why a mount is not made.
@@ -105,7 +105,7 @@ pub fn run(
         mountpoint: options.mountpoint.clone(),
         subtype: "zring".to_owned(),
         allow_other: options.allow_other,
-        noexec: options.noexec,
+        flags: options.flags,
     };
     let mut made = None;
     let running = start::start(spec, options.transport, |connection, _, seats| {

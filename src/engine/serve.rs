@@ -335,6 +335,11 @@ impl Service for FileService {
                         self.tracked.forget(*id);
                     }
                     self.touches.retain(|id| !ids.contains(&id));
+                    // What is still being stored for them would note them again.
+                    let left = self.tasks.iter_mut().flatten().filter(|t| t.held.is_none());
+                    for task in left.filter(|t| t.job.node().is_some_and(|id| ids.contains(&id))) {
+                        task.job = Job::Abandoned;
+                    }
                 }
             }
         }

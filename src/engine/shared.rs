@@ -121,12 +121,13 @@ impl Shared {
 
     /// What `head/at` shows.
     pub fn head(&self) -> Tid {
-        Tid(self.head.load(Ordering::Acquire))
+        Tid(self.head.load(Ordering::SeqCst))
     }
 
     /// `head/at` shows `tid` from now on.
     pub fn show_head(&self, tid: Tid) {
-        self.head.store(tid.0, Ordering::Release);
+        // In one order with `future_lookups`: either control sees who waits, or who waits sees the new head.
+        self.head.store(tid.0, Ordering::SeqCst);
     }
 
     fn sum(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> u64 {

@@ -33,8 +33,29 @@ pub struct MountSpec {
     pub subtype: String,
     /// Whether other users may enter.
     pub allow_other: bool,
+    /// As mount(8) means them.
+    pub flags: MountFlags,
+}
+
+/// Flags of a mount beyond `nosuid` and `nodev`, which are always set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MountFlags {
+    /// Nothing can be written through it, control files included.
+    pub ro: bool,
     /// Program files on it may not be run.
     pub noexec: bool,
+    /// Access times are not kept.
+    pub noatime: bool,
+}
+
+impl MountFlags {
+    fn bits(self) -> MsFlags {
+        let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        flags.set(MsFlags::MS_RDONLY, self.ro);
+        flags.set(MsFlags::MS_NOEXEC, self.noexec);
+        flags.set(MsFlags::MS_NOATIME, self.noatime);
+        flags
+    }
 }
 
 /// Why a mount cannot be made. Each says what to do.
@@ -230,14 +251,12 @@ fn mount_root(spec: &MountSpec) -> Result<File, MountError> {
     if spec.allow_other {
         data.push_str(",allow_other");
     }
-    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    flags.set(MsFlags::MS_NOEXEC, spec.noexec);
     let kind = format!("fuse.{}", spec.subtype);
     nix::mount::mount(
         Some(spec.source.as_str()),
         &spec.mountpoint,
         Some(kind.as_str()),
-        flags,
+        spec.flags.bits(),
         Some(data.as_str()),
     )
     .map_err(|errno| match errno {
@@ -267,7 +286,12 @@ fn mount_helper(spec: &MountSpec) -> Result<File, MountError> {
         escape(&spec.subtype),
         limit::PAYLOAD_BYTES
     );
-    for (wanted, name) in [(spec.allow_other, ",allow_other"), (spec.noexec, ",noexec")] {
+    for (wanted, name) in [
+        (spec.allow_other, ",allow_other"),
+        (spec.flags.ro, ",ro"),
+        (spec.flags.noexec, ",noexec"),
+        (spec.flags.noatime, ",noatime"),
+    ] {
         if wanted {
             options.push_str(name);
         }

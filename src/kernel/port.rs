@@ -14,7 +14,7 @@
 use super::dev::{Dev, Received};
 use super::file::ReadBuf;
 use super::loads::Loads;
-use super::proc::Waker;
+use super::proc::{self, Waker};
 use super::queue::{Queues, Refusal};
 use super::ring::{Completion, Ring};
 use crate::wire::fuse::request::{Parts, Request, RequestError};
@@ -248,9 +248,7 @@ impl Port {
                     && queues.prepare(ring, entry_data)?
                 {
                     ring.submit()?;
-                    if let Some(node) = queues.known_file() {
-                        self.dev.kick(node);
-                    }
+                    kick(queues, &self.dev);
                 }
                 ring.wait(timeout)?;
                 ring.reap(&mut self.completions);
@@ -460,6 +458,23 @@ impl Port {
             READ | u64::from(index),
         );
         self.reads[index as usize] = Some(read);
+    }
+}
+
+/// Has every queue that ran dry give out what waits. The answer to a kick comes to the queue of the CPU it is written
+/// on; where this thread may not go, that is its own, and nothing is lost.
+fn kick(queues: &mut Queues, dev: &Dev) {
+    let own = queues.own_cpu();
+    let mut at = own;
+    while let Some((qid, file)) = queues.kick() {
+        if at != usize::from(qid) {
+            at = usize::from(qid);
+            proc::pin(at);
+        }
+        dev.kick(file);
+    }
+    if at != own {
+        proc::pin(own);
     }
 }
 

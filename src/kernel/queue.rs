@@ -14,8 +14,8 @@
 //! ever. Buffers are mapped lazily: a parked entry costs the pages its request touched.
 //!
 //! A queue that ran dry keeps what came meanwhile: the kernel hands a waiting request to an entry at a commit of that
-//! queue, never at a REGISTER. Its owner then *kicks* it: a RETRIEVE of no bytes, whose answer takes an entry and whose
-//! commit fetches one waiting request; and again until nothing waits (kernel-note 0011).
+//! queue, never at a REGISTER. Its owner then *kicks* it: a RETRIEVE of no bytes, written on the queue's CPU, whose answer
+//! takes an entry and whose commit fetches one waiting request; and again until nothing waits (kernel-note 0011).
 //!
 //! kernel-note 0002 (every possible CPU needs an entry), 0005 (what still comes by `/dev/fuse`)
 
@@ -79,11 +79,13 @@ pub struct Queues {
     /// Armed entries, and all entries, of each queue, by qid.
     armed: Vec<usize>,
     total: Vec<usize>,
-    /// The queue of the CPU its thread is pinned to: the only one it can kick.
+    /// The queue of the CPU its thread is pinned to.
     own: u16,
     turn: u64,
-    /// Requests may be waiting in the kernel.
-    dry: bool,
+    /// Queues of which requests may be waiting in the kernel, by qid.
+    dry: Vec<bool>,
+    /// The file of the last request that was about one.
+    last_file: Option<NodeId>,
 }
 
 impl std::fmt::Debug for Queues {
@@ -118,7 +120,8 @@ impl Queues {
             total: vec![0; queues],
             own,
             turn: 0,
-            dry: false,
+            dry: vec![false; queues],
+            last_file: None,
         };
         for &qid in qids {
             this.grow(ring, qid, &data)?;
@@ -199,19 +202,24 @@ impl Queues {
             .kicked
             .take()
             .is_some_and(|turn| turn + 1 >= self.turn);
-        let (qid, armed) = (entry.qid, &mut self.armed[usize::from(entry.qid)]);
-        *armed -= 1;
-        self.dry |= qid == self.own && waited;
+        let qid = usize::from(entry.qid);
+        self.armed[qid] -= 1;
+        self.dry[qid] |= waited;
         if unique == KICK.unique() {
             self.commit(ring, index, Ok(0), data);
             self.entries[index as usize].kicked = Some(self.turn);
             return Ok(None);
         }
+        if let Some(head) = abi::read::<abi::InHeader>(block)
+            && matches!(head.opcode, abi::op::READ | abi::op::WRITE | abi::op::OPEN)
+        {
+            self.last_file = Some(NodeId(head.nodeid));
+        }
         Ok(Some(Held::entry(index)))
     }
 
     /// Before a wait, when all that could be answered is: registers more entries for every queue that runs short of
-    /// armed ones. True when the own queue wants a kick, once what is queued has been submitted.
+    /// armed ones. True when a queue wants a kick, once what is queued has been submitted.
     pub(super) fn prepare(
         &mut self,
         ring: &mut Ring,
@@ -223,24 +231,38 @@ impl Queues {
             let short = self.armed[usize::from(qid)] < FREE_MIN;
             if short && self.entries.len() < limit::QUEUE_ENTRIES_MAX {
                 self.grow(ring, qid, &data)?;
-                self.dry |= qid == self.own;
+                self.dry[usize::from(qid)] = true;
             }
         }
         // What is not parked was committed, and commits fetch what waits.
-        let own = usize::from(self.own);
-        let parked = self
-            .total
-            .get(own)
-            .is_some_and(|&total| self.armed[own] < total);
-        Ok(std::mem::take(&mut self.dry) && parked)
+        for &qid in &self.qids {
+            let qid = usize::from(qid);
+            self.dry[qid] &= self.armed[qid] < self.total[qid];
+        }
+        Ok(self.dry.contains(&true))
     }
 
-    /// A file the kernel knows, as a kick needs: of a READ that is held.
-    pub(super) fn known_file(&self) -> Option<NodeId> {
+    /// A queue that wants a kick, and a file the kernel knows, as a kick needs.
+    pub(super) fn kick(&mut self) -> Option<(u16, NodeId)> {
+        let qid = *self.qids.iter().find(|&&q| self.dry[usize::from(q)])?;
+        let file = self.known_file()?;
+        self.dry[usize::from(qid)] = false;
+        Some((qid, file))
+    }
+
+    /// The CPU its thread is pinned to.
+    pub(super) fn own_cpu(&self) -> usize {
+        usize::from(self.own)
+    }
+
+    /// The file of a READ that is held is known for certain. Without one, the last that was seen may have been
+    /// forgotten: then the kick fails, and the queue is left to its next commit.
+    fn known_file(&self) -> Option<NodeId> {
         let held = (0..).zip(&self.entries).filter(|(_, e)| !e.armed);
         held.filter_map(|(index, _)| abi::read::<abi::InHeader>(self.parts(index).header))
             .find(|head| head.opcode == abi::op::READ)
             .map(|head| NodeId(head.nodeid))
+            .or(self.last_file)
     }
 
     /// The parts of a held request.

@@ -44,6 +44,8 @@ pub(crate) struct Bends {
     inval: Option<u64>,
     /// `readahead=N`: bytes asked for in INIT.
     readahead: Option<u32>,
+    /// `pinned`: the whole server runs on CPU 0.
+    pub(crate) pinned: bool,
     /// `raw`: entries by hand.
     pub(crate) raw: bool,
 }
@@ -60,6 +62,7 @@ impl<'a> FromIterator<&'a str> for Bends {
         for word in words {
             match word.split_once('=') {
                 None if word == "raw" => bends.raw = true,
+                None if word == "pinned" => bends.pinned = true,
                 Some(("payload", n)) => bends.payload = n.parse().ok(),
                 Some(("late", "last")) => bends.late = Some(Late::Last),
                 Some(("late", "all")) => bends.late = Some(Late::All),

@@ -58,6 +58,10 @@ fn perform(words: &[&str], held: &mut Vec<File>) -> io::Result<String> {
             held.push(File::open(at)?);
             Ok("open".to_owned())
         }
+        "create" => {
+            File::create(at)?;
+            Ok("made".to_owned())
+        }
         "ls" => Ok(std::fs::read_dir(at)?.count().to_string()),
         "write" => {
             let file = File::options().write(true).open(at)?;
@@ -179,16 +183,25 @@ fn many(
     cpu: Option<usize>,
     advice: Option<&str>,
 ) -> io::Result<String> {
-    let file = Arc::new(open(path, advice)?);
+    // `names`: each thread looks up a name of its own in the directory.
+    let names = advice == Some("names");
+    let file = match names {
+        true => None,
+        false => Some(Arc::new(open(path, advice)?)),
+    };
     if let Some(cpu) = cpu {
         pin(cpu); // threads inherit it
     }
     let all_here = Arc::new(Barrier::new(threads));
     let readers: Vec<_> = (0..threads)
         .map(|i| {
-            let (file, all_here) = (Arc::clone(&file), Arc::clone(&all_here));
+            let (file, all_here) = (file.clone(), Arc::clone(&all_here));
+            let name = format!("{path}/nslow{i}");
             let body = move || {
                 all_here.wait();
+                let Some(file) = file else {
+                    return format!("{:?}", std::fs::metadata(name).map(|m| m.len()).ok());
+                };
                 let mut room = Vec::new();
                 let buf = aligned(&mut room, PAGE);
                 let off = u64::try_from(i * PAGE).unwrap();

@@ -260,12 +260,13 @@ impl State {
             ask.off < off.saturating_add(len) && ask.off + u64::from(ask.size) > off
         };
         self.parks.iter().any(|(kind, off, len)| {
-            kind == ask.kind
-                && match ask.kind {
-                    "READ" => ask.node == DATA && overlaps(*off, *len),
-                    "LOOKUP" => ask.name.starts_with(b"nslow"),
-                    _ => ask.node == DATA,
-                }
+            kind == "ALL"
+                || kind == ask.kind
+                    && match ask.kind {
+                        "READ" => ask.node == DATA && overlaps(*off, *len),
+                        "LOOKUP" => ask.name.starts_with(b"nslow"),
+                        _ => ask.node == DATA,
+                    }
         })
     }
 

@@ -4,7 +4,8 @@
 //! come as lines `<number> <command>` on stdin, answers go as `> <number> <answer>` to stdout, in any order: commands
 //! that may wait in the kernel have a thread of their own. The end of stdin is the end of the mount.
 //!
-//! This process holds `/dev/fuse`: it never looks into its mount, and starts no other process.
+//! This process holds `/dev/fuse`: it never looks into its mount. It starts no other process but `fusermount3`, which
+//! mounts and unmounts for an ordinary user.
 
 use std::io::{BufRead, Write};
 use std::sync::Arc;
@@ -60,8 +61,11 @@ fn serve(how: &str) -> Result<(), Box<dyn std::error::Error>> {
         mountpoint: mountpoint.into(),
         subtype: "zscript".into(),
         allow_other: false,
-        noexec: false,
+        flags: Default::default(),
     };
+    if bends.pinned {
+        zring::kernel::proc::pin(0);
+    }
     if bends.raw {
         return raw::serve(spec, &bends);
     }

@@ -26,6 +26,7 @@ type Waiting = Arc<Mutex<Vec<(u32, Sender<String>)>>>;
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) rig: Rig,
+    cast: Cast,
     pub(crate) at: PathBuf,
     /// Device number of the mount.
     pub(crate) device: (u32, u32),
@@ -58,11 +59,30 @@ impl Pending {
     }
 }
 
-/// The test binary itself, as the process `role`.
-fn this_as(rig: &Rig, role: &str) -> Command {
-    let mut c = rig.command(std::env::current_exe().unwrap());
-    c.args(["--exact", role, "--nocapture", "--test-threads=1"]);
-    c
+/// An ordinary user.
+const NOBODY: u32 = 65534;
+
+/// Which program the processes of a stage run, and as whom.
+#[derive(Debug, Clone)]
+struct Cast {
+    program: PathBuf,
+    nobody: bool,
+}
+
+impl Cast {
+    /// The test binary itself, as the process `role`.
+    fn command(&self, rig: &Rig, role: &str) -> Command {
+        let mut c = if self.nobody {
+            let mut c = rig.command("setpriv");
+            c.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}")]);
+            c.arg("--clear-groups").arg(&self.program);
+            c
+        } else {
+            rig.command(&self.program)
+        };
+        c.args(["--exact", role, "--nocapture", "--test-threads=1"]);
+        c
+    }
 }
 
 impl Stage {
@@ -70,16 +90,33 @@ impl Stage {
     pub(crate) fn up(name: &str, transport: Transport, bends: &str) -> Option<Self> {
         transport
             .is_there()
-            .then(|| Self::make(Rig::new(name, 60), transport, bends))
+            .then(|| Self::make(Rig::new(name, 60), transport, bends, false))
     }
 
-    /// The same in a rig of one's own.
-    pub(crate) fn make(rig: Rig, transport: Transport, bends: &str) -> Self {
+    /// The same for a user who mounts with the help of `fusermount3`. The rig keeps other tests away, as it has to
+    /// where `/dev/fuse` is open to all for a while.
+    pub(crate) fn up_as_nobody(rig: Rig, transport: Transport) -> Self {
+        Self::make(rig, transport, "", true)
+    }
+
+    fn make(rig: Rig, transport: Transport, bends: &str, nobody: bool) -> Self {
         let at = rig.path("mnt");
         std::fs::create_dir(&at).unwrap();
+        let mut cast = Cast {
+            program: std::env::current_exe().unwrap(),
+            nobody,
+        };
+        if nobody {
+            // The build may lie where that user cannot go.
+            let copy = rig.path("zring-kernel-test");
+            std::fs::copy(&cast.program, &copy).unwrap();
+            std::os::unix::fs::chown(&at, Some(NOBODY), Some(NOBODY)).unwrap();
+            cast.program = copy;
+        }
         let how = format!("{} {} {bends}", at.display(), transport.name());
         let err = std::fs::File::create(rig.path("server.err")).unwrap();
-        let mut server = this_as(&rig, "server::role")
+        let mut server = cast
+            .command(&rig, "server::role")
             .env(SERVE, how.trim_end())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -99,6 +136,7 @@ impl Stage {
         });
         let mut stage = Self {
             rig,
+            cast,
             at,
             device: (0, 0),
             lines: server.stdin.take(),
@@ -210,8 +248,8 @@ impl Stage {
     /// Sends a process into the mount; `{}` stands for the mountpoint.
     pub(crate) fn send(&self, what: &str) -> Running {
         let what = what.replace("{}", &self.at.display().to_string());
-        self.rig
-            .start(this_as(&self.rig, "client::role").env(DO, what))
+        let mut c = self.cast.command(&self.rig, "client::role");
+        self.rig.start(c.env(DO, what))
     }
 
     /// Sends a process into the mount and returns what it found there.
