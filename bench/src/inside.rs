@@ -227,3 +227,30 @@ pub fn again(database: &Path, seconds: u64) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::data;
+
+    #[test]
+    fn what_is_made_reads_back_word_for_word_and_its_records_are_found() {
+        let path = std::env::temp_dir().join(format!("zring-bench-{}.fs", std::process::id()));
+        data::blocks(&path, 1, 70).unwrap();
+        let (store, view) = FileStore::open(&path, &FileOpts::default(), &mut |_, _| {}).unwrap();
+        assert_eq!(store.index_fault(), None);
+        let blocks = survey(&path, &view).unwrap();
+        assert_eq!(blocks.len(), 70);
+        let mut out = vec![1; usize::try_from(BLKSIZE).unwrap()];
+        for (blk, (oid, records)) in [(0, &blocks[0]), (69, &blocks[69])] {
+            assemble(&view, *oid, 0, &mut out).unwrap();
+            check(blk, &out).unwrap();
+            assert!(records.iter().all(|(_, len)| (4096..4300).contains(len)));
+        }
+        let beside = |suffix| format!("{}{suffix}", path.display());
+        for file in [beside(""), beside(".index"), beside(".names")] {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+}

@@ -2,8 +2,6 @@
 //!
 //! `run` drives everything else (`bench/run` calls it); the other commands are its parts, each usable alone.
 
-mod a4;
-mod a5;
 mod bench;
 mod client;
 mod content;
@@ -14,6 +12,8 @@ mod inside;
 mod pickle;
 mod report;
 mod rig;
+mod scale;
+mod speed;
 mod stat;
 mod stub;
 
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELP: &str = "\
-zring-bench run DIR all|quick|a4|a5    everything; data and mounts under DIR
+zring-bench run DIR all|quick|speed|scale    everything; data and mounts under DIR
 zring-bench gen blocks|scale|index FILE [N]    make a database
 zring-bench stub MNT uring|dev|plain [FILE]    zeros, or the bytes of FILE, over a transport
 zring-bench fuser DATABASE MNT         the peer
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
         ["inside", database, seed] => inside::measure(Path::new(database), seed.parse()?),
         ["inside-again", database, seconds] => inside::again(Path::new(database), seconds.parse()?),
         ["positions", database] => inside::positions(Path::new(database)),
-        ["open", database] => a5::open(Path::new(database)),
+        ["open", database] => scale::open(Path::new(database)),
         ["run", dir, what] => run(Path::new(dir), what),
         _ => bail!("{HELP}"),
     }
@@ -77,19 +77,19 @@ fn run(dir: &Path, what: &str) -> Result<()> {
     };
     let (size, speed, scale) = match what {
         "all" => (full, true, true),
-        "a4" => (full, true, false),
-        "a5" => (full, false, true),
+        "speed" => (full, true, false),
+        "scale" => (full, false, true),
         "quick" => (quick, true, true),
-        _ => bail!("run what? all, quick, a4 or a5"),
+        _ => bail!("run what? all, quick, speed or scale"),
     };
     let python = std::env::var_os("ZRING_PYTHON").map(PathBuf::from);
     let mut bench = Bench::new(dir, size)?;
     let mut report = Report::begin(what);
     if speed {
-        a4::run(&mut bench, &mut report, python.as_deref())?;
+        speed::run(&mut bench, &mut report, python.as_deref())?;
     }
     if scale {
-        a5::run(&mut bench, &mut report)?;
+        scale::run(&mut bench, &mut report)?;
     }
     report.end(&Path::new(env!("CARGO_MANIFEST_DIR")).join("record"), what)
 }

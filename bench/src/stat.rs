@@ -38,10 +38,36 @@ impl Sample {
     }
 }
 
+/// Median, and quartiles in brackets.
+pub fn spread(sample: &Sample, digits: usize) -> String {
+    if sample.len() == 0 {
+        return "-".to_owned();
+    }
+    let (low, high) = (sample.quantile(0.25), sample.quantile(0.75));
+    format!(
+        "{:.digits$} ({low:.digits$} .. {high:.digits$})",
+        sample.median()
+    )
+}
+
 impl FromIterator<f64> for Sample {
     fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
         let mut all: Vec<f64> = values.into_iter().collect();
         all.sort_by(f64::total_cmp);
         Self(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_lie_between_the_numbers_around_them() {
+        let sample: Sample = [4.0, 1.0, 3.0, 2.0].into_iter().collect();
+        assert_eq!(sample.median(), 2.5);
+        assert_eq!(sample.span(), (1.0, 4.0));
+        assert_eq!(spread(&sample, 2), "2.50 (1.75 .. 3.25)");
+        assert_eq!(spread(&Sample::default(), 2), "-");
     }
 }

@@ -1,11 +1,10 @@
 //! Scale: the index of ten million objects, memory after reading much, blocks of large files.
 
-use crate::a4::spread;
 use crate::bench::{Bench, LIMIT, System, Target, ZBLK0};
 use crate::data::{BLKSIZE, SCALE, SMALL_BLKSIZE};
 use crate::report::Report;
 use crate::rig::{Figures, myself, output};
-use crate::stat::Sample;
+use crate::stat::{Sample, spread};
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::time::Instant;
@@ -191,7 +190,7 @@ struct Flat {
 fn scale(bench: &mut Bench, report: &mut Report) -> Result<()> {
     let database = bench.database("scale")?;
     let mut files: [Flat; SCALE.len()] = Default::default();
-    for round in 0..bench.size.rounds {
+    for round in 0..3 * bench.size.rounds {
         let mut first = None;
         for (n, file) in files.iter_mut().enumerate() {
             let (stub, loaded) = scale_step(bench, &database, n, round, file)?;
