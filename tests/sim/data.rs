@@ -223,6 +223,11 @@ impl Data {
                     self.files[other].table.insert(at, oid);
                 }
             }
+            (13, _) if rng.one_in(4) => {
+                // The file's own object changes.
+                let blktab = self.new_oid();
+                self.files[file].blktab = blktab;
+            }
             (13, _) => self.regrow(rng, file),
             _ if end < blk_max => {
                 let gap = if rng.one_in(4) { 1 } else { 0 };

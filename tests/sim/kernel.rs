@@ -74,6 +74,8 @@ pub(crate) enum Outcome {
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
     pub(crate) inodes: BTreeMap<NodeId, Inode>,
+    /// Which node a file's name leads to.
+    pub(crate) names: FxHashMap<usize, NodeId>,
     /// Made and not yet fetched by a worker.
     pub(crate) requests: Vec<Request>,
     /// Given by workers and not yet taken by who waits for them.
@@ -91,12 +93,6 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The node of a file, once it was looked up.
-    pub(crate) fn node(&self, file: usize) -> Option<NodeId> {
-        let mut all = self.inodes.iter();
-        all.find(|(_, i)| i.file == file).map(|(id, _)| *id)
-    }
-
     /// Whether anything about the file is unanswered.
     pub(crate) fn is_busy(&self, file: usize) -> bool {
         self.open.get(&file).is_some_and(|&n| n > 0)
@@ -137,6 +133,7 @@ impl Kernel {
     /// Lets go of a node that nobody uses; the daemon is told.
     pub(crate) fn forget(&mut self, node: NodeId, at: Tid) {
         let inode = self.inodes.remove(&node).unwrap();
+        self.names.retain(|_, named| *named != node);
         self.ask(
             inode.file,
             node,
@@ -166,6 +163,7 @@ impl Kernel {
                     crossed: dropped.is_some_and(|v| v > version),
                 });
                 inode.lookups += 1;
+                self.names.insert(request.file, node);
                 self.crossed += u64::from(inode.crossed && inode.lookups == 1);
                 self.set_size(node, size, version);
                 None

@@ -1,4 +1,6 @@
 //! Mistakes that the daemon could make, each a switch of the driver: what shows that the checks see something.
+//!
+//! The last two are none: they show what correctness does not rest on.
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub(crate) enum Mutant {
     StoresOvertaken,
     /// READs wait while head is moving.
     ReadsWait,
-    /// A parked READ goes on with the objects it has, and with those in flight.
+    /// A parked READ goes on with the objects it has.
     ParkedKeeps,
     /// What is in flight when the view changes counts as new.
     InFlightKept,
@@ -33,4 +35,8 @@ pub(crate) enum Mutant {
     TrackedLate,
     /// The kernel drops what is there and does not wait for READs.
     InvalDoesNotWait,
+    /// Nothing is dropped before the view is published. No mistake: that drop only makes the other one short.
+    NoFirstDrop,
+    /// A parked store goes on under the new view. No mistake either: it starts from the beginning, as a READ does.
+    StoreGoesOn,
 }

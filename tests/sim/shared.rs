@@ -58,6 +58,7 @@ pub(crate) enum ToControl {
 #[derive(Clone, Debug)]
 pub(crate) enum Notice {
     Drop(NodeId),
+    DropName(NodeId),
     Store {
         node: NodeId,
         off: u64,
@@ -113,6 +114,8 @@ pub(crate) struct Counts {
     pub(crate) full: u64,
     pub(crate) interrupted: u64,
     pub(crate) forgotten: u64,
+    /// Files whose own object changed.
+    pub(crate) retired: u64,
     /// Answers of an older view than another worker's.
     pub(crate) behind: u64,
     /// LOOKUPs whose answer a drop overtook.

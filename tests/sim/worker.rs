@@ -231,8 +231,7 @@ impl Worker {
             None => self.cache = Cache::new(self.cache_bytes, self.cache_bytes),
         }
         let touched = self.tracked.take_touched(oids);
-        let kept = shared.is(Mutant::ParkedKeeps);
-        if !kept && !shared.is(Mutant::InFlightKept) {
+        if !shared.is(Mutant::InFlightKept) {
             self.loading.head_changed(oids);
         }
         if !shared.is(Mutant::InfoKept) {
@@ -244,14 +243,14 @@ impl Worker {
         for task in self.tasks.iter_mut().flatten() {
             let before = task.own.len();
             match oids {
-                _ if kept => {}
+                _ if shared.is(Mutant::ParkedKeeps) && matches!(task.job, Job::Read { .. }) => {}
                 Some(oids) => oids.iter().for_each(|oid| {
                     task.own.remove(oid);
                 }),
                 None => task.own.clear(),
             }
             shared.counts.robbed += u64::from(task.own.len() < before);
-            if matches!(task.job, Job::Store { .. }) {
+            if matches!(task.job, Job::Store { .. }) && !shared.is(Mutant::StoreGoesOn) {
                 task.job = Job::Abandoned;
                 shared.counts.stores_abandoned += 1;
             }
@@ -295,6 +294,7 @@ impl Worker {
                 let file = self.node(shared, request.node);
                 let file = file.expect("the kernel speaks of nodes it was told of");
                 match request.op {
+                    _ if file.is_gone() => return shared.answer(request, Outcome::Failed),
                     Op::Read { .. } if self.moving && shared.is(Mutant::ReadsWait) => {
                         return self.held_back.push(request);
                     }
@@ -319,6 +319,9 @@ impl Worker {
         else {
             return;
         };
+        if file.is_gone() {
+            return;
+        }
         let blksize = info.file.blksize.0;
         let base = touch.blk.0 * blksize;
         let len = blksize.min(info.size.saturating_sub(base));

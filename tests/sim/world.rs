@@ -106,7 +106,7 @@ impl World {
     /// Runs for about `steps`, and then until nobody has anything to do.
     pub(crate) fn run(&mut self, steps: u64) -> Result<Counts, Broken> {
         while self.shared.counts.steps < steps {
-            match self.shared.rng.below(400) {
+            match self.shared.rng.below(800) {
                 0 => self.quiesce(|actor| {
                     // Whoever could make a READ wait stands still; I3.
                     use Actor::{Answer, Late, Load, Message, Request};
@@ -208,7 +208,8 @@ impl World {
             let w = |at: usize| w[(at + i) % 6 + 4];
             add(Actor::Message(i), w(0), !worker.inbox.is_empty());
             add(Actor::Request(i), w(1), !shared.kernel.requests.is_empty());
-            add(Actor::Load(i), w(2), !worker.loading.is_empty());
+            // A disk is slow.
+            add(Actor::Load(i), w(2).div_ceil(4), !worker.loading.is_empty());
             add(Actor::Store(i), w(3), worker.has_touches());
             add(Actor::Late(i), w(4), worker.is_late());
         }
@@ -262,12 +263,20 @@ impl World {
         let shared = &mut self.shared;
         let file = shared.rng.below(shared.data.files());
         let (kernel, at) = (&mut shared.kernel, shared.shown);
-        let Some(node) = kernel.node(file) else {
+        // Files are used by their name or, retired or not, because they are open.
+        let named = kernel.names.get(&file).copied();
+        let open = kernel
+            .inodes
+            .keys()
+            .nth(shared.rng.below(2 * READS_MAX))
+            .copied();
+        let Some(node) = open.or(named) else {
             if !kernel.is_busy(file) {
                 kernel.ask(file, NodeId(0), Op::Lookup, at);
             }
             return;
         };
+        let file = kernel.inodes[&node].file;
         let is_notified = self.running.as_ref().is_some_and(|r| r.node() == node);
         match shared.rng.below(40) {
             0..=21 if kernel.reads.len() < READS_MAX => {
@@ -289,6 +298,11 @@ impl World {
                     kernel.set(node, page, Page::Absent);
                 }
             }
+            37 => (0..PAGES).for_each(|page| {
+                if kernel.holder(node, page).is_none() {
+                    kernel.set(node, page, Page::Absent);
+                }
+            }),
             35 if !kernel.is_busy(file) && !is_notified => kernel.forget(node, at),
             36 if !kernel.reads.is_empty() => {
                 let unique = shared.rng.pick(&kernel.reads);
@@ -320,14 +334,29 @@ impl World {
             Some(ToControl::Dropped) => Event::Dropped,
             None => {
                 let commit = self.shared.data.next(self.known).expect("there is one");
+                let commit = commit.clone();
                 self.known = commit.tid;
-                Event::Commit(commit.tid, commit.clone())
+                self.retire(&commit);
+                Event::Commit(commit.tid, commit)
             }
         };
         self.shared.say(|| format!("  {event:?}"));
         let mut actions = Vec::new();
         self.head.apply(event, &mut actions);
         self.todo.extend(actions);
+    }
+
+    /// Names of files whose own object changed lead to new nodes.
+    fn retire(&mut self, commit: &Commit) {
+        let shared = &mut self.shared;
+        for &oid in commit.oids.iter().flat_map(|oids| oids.iter()) {
+            if let Some(file) = shared.tree.retire(oid) {
+                shared.counts.retired += 1;
+                if shared.notices.len() < shared.notices_max {
+                    shared.notices.push_back(Notice::DropName(file.id));
+                }
+            }
+        }
     }
 
     fn carry_out(&mut self, action: Action<Commit>) {
@@ -343,7 +372,10 @@ impl World {
                 self.tell_all(&ToWorker::View(commit));
             }
             Action::Drop(node, _) => {
-                let none = self.is_second && self.shared.is(Mutant::NoSecondDrop);
+                let none = self.shared.is(match self.is_second {
+                    true => Mutant::NoSecondDrop,
+                    false => Mutant::NoFirstDrop,
+                });
                 if !none {
                     self.shared.notices.push_back(Notice::Drop(node));
                     let full = self.shared.notices.len() == self.shared.notices_max;
@@ -364,7 +396,7 @@ impl World {
 impl Running {
     fn node(&self) -> NodeId {
         match &self.notice {
-            Notice::Drop(node) | Notice::Store { node, .. } => *node,
+            Notice::Drop(node) | Notice::DropName(node) | Notice::Store { node, .. } => *node,
         }
     }
 }
@@ -386,6 +418,7 @@ impl World {
         let page = match &running.notice {
             Notice::Drop(_) if self.shared.is(Mutant::InvalDoesNotWait) => return None,
             Notice::Drop(node) => kernel.next_page(*node, running.page)?,
+            Notice::DropName(_) => return None,
             Notice::Store { .. } => running.page,
         };
         kernel.holder(running.node(), page)
@@ -412,6 +445,7 @@ impl World {
                 }
                 None => self.dropped(),
             },
+            Notice::DropName(_) => unreachable!("it is done at once"),
             Notice::Store { node, off, data } => {
                 let first = usize::try_from(*off).unwrap() / PAGE;
                 let part = &data[(running.page - first) * PAGE..];
@@ -447,6 +481,10 @@ impl World {
         shared.say(|| format!("  {notice:?}"));
         let (there, page) = match &notice {
             Notice::Drop(node) => (shared.kernel.drop_begins(*node), 0),
+            Notice::DropName(node) => {
+                shared.kernel.names.retain(|_, named| named != node);
+                (false, 0)
+            }
             Notice::Store { node, off, data } => {
                 let end = off + data.len() as u64;
                 let there = !data.is_empty() && shared.kernel.store_begins(*node, end);
@@ -456,7 +494,7 @@ impl World {
         match (there, &notice) {
             (true, _) => self.running = Some(Running { notice, page }),
             (false, Notice::Drop(_)) => self.dropped(),
-            (false, Notice::Store { .. }) => {}
+            (false, Notice::DropName(_) | Notice::Store { .. }) => {}
         }
     }
 
