@@ -2,7 +2,7 @@
 //!
 //! The parts that decide (`fs::advance`, `fs::track`, `fs::touch`, `fs::cache`, `fs::read`, `fs::tree`, the walks of
 //! `zodb`) are the real ones. Around them are a model of the kernel's page cache (`kernel`), a database (`data`), workers
-//! put together as `engine` puts them (`worker`), and a scheduler (`world`) that gives turns to whom a seed says.
+//! put together as `engine` puts them (`worker`, `answer`), and a scheduler (`world`) that gives turns to whom a seed says.
 //! After each turn the invariants are checked (`shared`, `graph`), against one description of what is correct.
 //!
 //! ```text
@@ -15,6 +15,7 @@
 //! That the checks see something is shown by mistakes built in by a switch (`mutant`): each has to be found.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod answer;
 mod data;
 mod graph;
 mod kernel;
