@@ -90,9 +90,18 @@ pub(crate) struct Kernel {
     drops: FxHashMap<NodeId, u64>,
     /// Nodes that were made crossed.
     pub(crate) crossed: u64,
+    /// The mistake of letting the attributes in a LOOKUP's answer be used.
+    pub(crate) entries_believed: bool,
 }
 
 impl Kernel {
+    pub(crate) fn new(entries_believed: bool) -> Self {
+        Self {
+            entries_believed,
+            ..Self::default()
+        }
+    }
+
     /// Whether anything about the file is unanswered.
     pub(crate) fn is_busy(&self, file: usize) -> bool {
         self.open.get(&file).is_some_and(|&n| n > 0)
@@ -166,6 +175,9 @@ impl Kernel {
                 self.names.insert(request.file, node);
                 self.crossed += u64::from(inode.crossed && inode.lookups == 1);
                 self.set_size(node, size, version);
+                if !self.entries_believed {
+                    self.inodes.get_mut(&node).expect("just made").valid = false;
+                }
                 None
             }
             (Op::Getattr, Outcome::Attr { size }) => {

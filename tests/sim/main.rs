@@ -202,8 +202,8 @@ fn stores_may_go_on_under_a_new_view() {
     }
 }
 
-/// Attributes that a LOOKUP brings after a drop found no node to expire are old until they expire by themselves, after
-/// `CACHE_S`. The kernel tells answers about a node apart by age once it knows the node, not before.
+/// Attributes that a LOOKUP brings after a drop found no node to expire could be old. The kernel tells answers about a
+/// node apart by age once it knows the node, not before: so under head they come with a validity of 0.
 #[test]
 fn finds_attributes_that_a_drop_could_not_expire() {
     let rules = Rules {

@@ -72,7 +72,7 @@ pub(crate) struct Rules {
     pub(crate) mutant: Option<Mutant>,
     /// Whether the graph of who waits for whom is looked at, beside what comes of it.
     pub(crate) graph: bool,
-    /// Whether attributes that a LOOKUP brought across a drop count too.
+    /// The mistake of letting the attributes in a LOOKUP's answer be used: a drop may have overtaken it.
     pub(crate) crossed: bool,
     /// Say what happens.
     pub(crate) trace: bool,
@@ -222,7 +222,7 @@ impl Shared {
         for node in nodes {
             self.check_pages(node, 0..PAGES);
             let inode = &self.kernel.inodes[&node];
-            if !inode.valid || inode.crossed && !self.rules.crossed {
+            if !inode.valid {
                 continue;
             }
             let sizes = self.data.versions(inode.file, self.shown, self.published);

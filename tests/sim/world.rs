@@ -77,7 +77,7 @@ impl World {
             rules,
             data,
             tree: Tree::default(),
-            kernel: Kernel::default(),
+            kernel: Kernel::new(rules.crossed),
             notices: VecDeque::new(),
             notices_max: rng.pick(&[1, 2, 1024]),
             to_control: VecDeque::new(),
