@@ -78,7 +78,11 @@ impl Service for Stub {
             Op::Forget { .. } | Op::BatchForget { .. } | Op::Interrupt { .. } => {
                 return port.discard(held);
             }
-            Op::Lookup { name: b"zero" } => Ok(reply::entry(port.body(&held), attr(NodeId(2)))),
+            Op::Lookup { name: b"zero" } => Ok(reply::entry(
+                port.body(&held),
+                attr(NodeId(2)),
+                reply::CACHE_S,
+            )),
             Op::Lookup { .. } => Err(libc::ENOENT),
             Op::Getattr => Ok(reply::attr(port.body(&held), attr(node))),
             Op::Open { dir, .. } => {

@@ -156,7 +156,14 @@ impl FileService {
             .owner
             .file(&file, info.size, info.file.blksize.0);
         let held = task.held.as_ref().expect("a LOOKUP is held");
-        Ok(Some(Ok(reply::entry(port.body(held), attr))))
+        // A drop that overtakes this answer finds no node whose attributes could expire: under head they are asked for
+        // again. Once the kernel knows the node it tells old answers from new ones by itself.
+        let valid = if task.rev == Rev::Head {
+            0
+        } else {
+            reply::CACHE_S
+        };
+        Ok(Some(Ok(reply::entry(port.body(held), attr, valid))))
     }
 
     fn step_getattr(

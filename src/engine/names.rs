@@ -53,7 +53,7 @@ impl FileService {
 
     fn entry(&mut self, port: &mut Port, held: &Held, id: NodeId) -> Result<usize, i32> {
         let attr = self.small_attr(id)?;
-        Ok(reply::entry(port.body(held), attr))
+        Ok(reply::entry(port.body(held), attr, reply::CACHE_S))
     }
 
     /// Attributes of anything but a big file.

@@ -6,12 +6,11 @@
 //! A message buffer has two halves, the request and the reply, mapped lazily. FORGET and INTERRUPT come this way
 //! whatever the transport is (kernel-note 0005).
 
+use super::held::Held;
 use super::notify::tell;
-use super::port::Held;
-use super::queue::KICK;
 use crate::base::{NodeId, Unique, limit};
 use crate::wire::fuse::abi;
-use crate::wire::fuse::notify::{Head, RetrieveLen};
+use crate::wire::fuse::notify::{Head, RetrieveId, RetrieveLen};
 use crate::wire::fuse::reply;
 use crate::wire::fuse::request::{self, Parts};
 use memmap2::MmapMut;
@@ -183,7 +182,11 @@ impl Dev {
     /// waits for nothing; a kernel that refuses it leaves the queue to its next commit.
     pub(super) fn kick(&self, node: NodeId) {
         let len = RetrieveLen::clamp(0, 0);
-        let _ = tell(&self.file, &Head::retrieve(KICK, node, 0, len), &[]);
+        let _ = tell(
+            &self.file,
+            &Head::retrieve(RetrieveId::KICK, node, 0, len),
+            &[],
+        );
     }
 
     /// Forgets a request that has no answer.

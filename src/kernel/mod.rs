@@ -12,6 +12,7 @@
 pub mod dev;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod file;
+mod held;
 pub mod loads;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod map;

@@ -13,6 +13,8 @@
 
 use super::dev::{Dev, Received};
 use super::file::ReadBuf;
+pub use super::held::Held;
+use super::held::Place;
 use super::loads::Loads;
 use super::proc::{self, Waker};
 use super::queue::{Queues, Refusal};
@@ -45,48 +47,6 @@ impl TransportKind {
             Self::Dev => "dev",
             Self::Plain => "plain",
         }
-    }
-}
-
-/// A request that is ours until it is answered: neither copied nor dropped.
-#[derive(Debug)]
-#[must_use = "a held request has to be answered"]
-pub struct Held {
-    place: Place,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Place {
-    Entry(u32),
-    Message(u32),
-}
-
-impl Held {
-    pub(super) fn entry(index: u32) -> Self {
-        Self {
-            place: Place::Entry(index),
-        }
-    }
-
-    pub(super) fn message(index: u32) -> Self {
-        Self {
-            place: Place::Message(index),
-        }
-    }
-
-    fn into_place(self) -> Place {
-        let place = self.place;
-        std::mem::forget(self);
-        place
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        assert!(
-            std::thread::panicking(),
-            "BUG: a held request was dropped unanswered"
-        );
     }
 }
 
@@ -387,7 +347,7 @@ impl Port {
     }
 
     fn parts(&self, held: &Held) -> Parts<'_> {
-        match held.place {
+        match held.place() {
             Place::Entry(index) => self.entries().parts(index),
             Place::Message(index) => self.dev.parts(index),
         }
@@ -399,7 +359,7 @@ impl Port {
 
     /// Where the reply body goes. Names and data of the request itself may be overwritten by it.
     pub fn body(&mut self, held: &Held) -> &mut [u8] {
-        match held.place {
+        match held.place() {
             Place::Entry(index) => self.queues.as_mut().expect("an entry is held").body(index),
             Place::Message(index) => self.dev.body(index),
         }

@@ -19,7 +19,7 @@
 //!
 //! kernel-note 0002 (every possible CPU needs an entry), 0005 (what still comes by `/dev/fuse`)
 
-use super::port::Held;
+use super::held::Held;
 use super::ring::{self, Ring};
 use crate::base::{NodeId, Unique, limit};
 use crate::wire::fuse::abi::{self, RingBlock, ring_cmd};
@@ -35,8 +35,6 @@ pub const FREE_MIN: usize = 8;
 const GROUP: usize = 16;
 /// Distance of header blocks: 288 rounded up so that a group fills whole pages.
 const BLOCK_STRIDE: usize = 512;
-/// Number of the RETRIEVE that is a kick; the others count from 0.
-pub(super) const KICK: RetrieveId = RetrieveId(u32::MAX);
 /// Bytes of a group's header blocks.
 const BLOCKS: usize = GROUP * BLOCK_STRIDE;
 
@@ -205,7 +203,7 @@ impl Queues {
         let qid = usize::from(entry.qid);
         self.armed[qid] -= 1;
         self.dry[qid] |= waited;
-        if unique == KICK.unique() {
+        if unique == RetrieveId::KICK.unique() {
             self.commit(ring, index, Ok(0), data);
             self.entries[index as usize].kicked = Some(self.turn);
             return Ok(None);

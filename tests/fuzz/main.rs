@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod fs1;
+mod fuse;
 mod mutate;
 mod object;
 mod pickle;

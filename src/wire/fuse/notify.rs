@@ -117,6 +117,9 @@ fn signed(n: u64) -> i64 {
 pub struct RetrieveId(pub u32);
 
 impl RetrieveId {
+    /// The RETRIEVE of no bytes that wakes a queue (kernel-note 0011); the others count from 0.
+    pub const KICK: Self = Self(u32::MAX);
+
     /// The `unique` its answer will carry.
     pub fn unique(self) -> u64 {
         1 << 62 | u64::from(self.0) << 1

@@ -29,12 +29,12 @@ pub fn header(unique: Unique, outcome: Result<usize, i32>) -> OutHeader {
     }
 }
 
-/// A found name.
-pub fn entry(out: &mut [u8], attr: Attr) -> usize {
+/// A found name, whose attributes may be used for so many seconds.
+pub fn entry(out: &mut [u8], attr: Attr, attr_valid: u64) -> usize {
     let entry = EntryOut {
         nodeid: attr.ino,
         entry_valid: CACHE_S,
-        attr_valid: CACHE_S,
+        attr_valid,
         attr,
         ..Default::default()
     };

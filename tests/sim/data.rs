@@ -1,0 +1,394 @@
+//! The database: what writers commit, as records, and what every file says at every transaction.
+//!
+//! Two descriptions of the same thing. *Records* are made by `zodb::write` and decoded by `zodb::object`, and the walks
+//! of `zodb` find their way through them. *Content* is one array of bytes per file and transaction: the one
+//! definition of correct, which knows nothing of trees.
+
+use crate::rng::Rng;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use zring::base::{BlkSize, Oid, Tid};
+use zring::zodb::write::{self, Child, Leaf};
+use zring::zodb::{Family, Object, decode};
+
+/// Bytes of a page. Nothing of what is tested knows how long a page is.
+pub(crate) const PAGE: usize = 16;
+/// Pages of the longest file, and some behind it.
+pub(crate) const PAGES: usize = 34;
+const BYTES_MAX: u64 = 32 * 16;
+
+/// A transaction, as the daemon learns of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Commit {
+    pub(crate) tid: Tid,
+    /// `None`: nobody can tell.
+    pub(crate) oids: Option<Arc<[Oid]>>,
+}
+
+/// A revision of an object.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) serial: Tid,
+    pub(crate) object: Arc<Object>,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    Whole,
+    /// Chunk table, and the chunks with their offsets.
+    Chunks(Oid, Vec<(usize, Oid)>),
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    form: Form,
+    data: Vec<u8>,
+}
+
+/// A big file, as its writer sees it.
+#[derive(Debug)]
+struct File {
+    oid: Oid,
+    blktab: Oid,
+    blksize: u64,
+    table: BTreeMap<u64, Oid>,
+    /// Leaves by their first key; none for a table in one piece.
+    leaves: BTreeMap<i64, Oid>,
+    /// Nodes between the root and the leaves, when there is such a level.
+    inner: Option<[Oid; 2]>,
+    /// What it says, from which transaction on.
+    content: Vec<(Tid, Vec<u8>)>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Data {
+    files: Vec<File>,
+    blocks: FxHashMap<Oid, Block>,
+    written: FxHashMap<Oid, Vec<u8>>,
+    records: FxHashMap<Oid, Vec<Record>>,
+    commits: Vec<Commit>,
+    last_oid: u64,
+}
+
+impl Data {
+    /// A database with one transaction.
+    pub(crate) fn new(rng: &mut Rng, files: usize) -> Self {
+        let mut data = Self {
+            files: Vec::new(),
+            blocks: FxHashMap::default(),
+            written: FxHashMap::default(),
+            records: FxHashMap::default(),
+            commits: Vec::new(),
+            last_oid: 0,
+        };
+        for _ in 0..files {
+            // 40 is no multiple of a page.
+            let blksize = rng.pick(&[16, 32, 48, 64, 64, 40]);
+            let (oid, blktab) = (data.new_oid(), data.new_oid());
+            data.files.push(File {
+                oid,
+                blktab,
+                blksize,
+                table: BTreeMap::new(),
+                leaves: BTreeMap::new(),
+                inner: None,
+                content: Vec::new(),
+            });
+            let file = data.files.len() - 1;
+            for blk in 0..1 + rng.below(4) as u64 {
+                data.put_new(rng, file, blk);
+            }
+        }
+        data.end(false);
+        data
+    }
+
+    pub(crate) fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    pub(crate) fn oid(&self, file: usize) -> Oid {
+        self.files[file].oid
+    }
+
+    /// The newest transaction.
+    pub(crate) fn last(&self) -> Tid {
+        self.commits.last().unwrap().tid
+    }
+
+    /// The transaction behind `tid`, if there is one yet.
+    pub(crate) fn next(&self, tid: Tid) -> Option<&Commit> {
+        let at = self.commits.partition_point(|c| c.tid <= tid);
+        self.commits.get(at)
+    }
+
+    /// What an object is as of `at`.
+    pub(crate) fn load(&self, oid: Oid, at: Tid) -> Option<&Record> {
+        let records = self.records.get(&oid)?;
+        let newer = records.partition_point(|r| r.serial <= at);
+        records[..newer].last()
+    }
+
+    /// Everything a file says between two transactions, both included; oldest first.
+    pub(crate) fn versions(
+        &self,
+        file: usize,
+        lo: Tid,
+        hi: Tid,
+    ) -> impl Iterator<Item = &[u8]> + Clone {
+        let all = &self.files[file].content;
+        let first = all.partition_point(|(tid, _)| *tid <= lo).saturating_sub(1);
+        let end = all.partition_point(|(tid, _)| *tid <= hi);
+        all[first..end]
+            .iter()
+            .map(|(_, content)| content.as_slice())
+    }
+
+    fn new_oid(&mut self) -> Oid {
+        self.last_oid += 1;
+        Oid(self.last_oid)
+    }
+
+    fn random(rng: &mut Rng, len: usize) -> Vec<u8> {
+        // Never 0: zeros are what holes and the end of a file read as.
+        let byte = |rng: &mut Rng| u8::try_from(1 + rng.below(255)).unwrap();
+        (0..len).map(|_| byte(rng)).collect()
+    }
+
+    fn put_new(&mut self, rng: &mut Rng, file: usize, blk: u64) {
+        let oid = self.new_oid();
+        let blksize = usize::try_from(self.files[file].blksize).unwrap();
+        let len = if rng.one_in(4) {
+            rng.below(blksize + 1)
+        } else {
+            blksize
+        };
+        let data = Self::random(rng, len);
+        let form = self.form(rng, len);
+        self.blocks.insert(oid, Block { form, data });
+        self.files[file].table.insert(blk, oid);
+    }
+
+    fn form(&mut self, rng: &mut Rng, len: usize) -> Form {
+        if rng.one_in(2) {
+            return Form::Whole;
+        }
+        let (step, chunktab) = (rng.pick(&[8, 13, 24]), self.new_oid());
+        let chunks = (0..len)
+            .step_by(step)
+            .map(|at| (at, self.new_oid()))
+            .collect();
+        Form::Chunks(chunktab, chunks)
+    }
+}
+
+/// Writing.
+impl Data {
+    /// A transaction that changes something at random.
+    pub(crate) fn commit(&mut self, rng: &mut Rng) {
+        for _ in 0..1 + rng.below(3) {
+            self.change(rng);
+        }
+        let hidden = rng.one_in(25);
+        self.end(hidden);
+    }
+
+    fn change(&mut self, rng: &mut Rng) {
+        let file = rng.below(self.files.len());
+        let blksize = self.files[file].blksize;
+        let blk_max = BYTES_MAX / blksize;
+        let blks: Vec<u64> = self.files[file].table.keys().copied().collect();
+        let any = (!blks.is_empty()).then(|| rng.pick(&blks));
+        let end = blks.last().map_or(0, |last| last + 1);
+        match (rng.below(16), any) {
+            (0..=6, Some(blk)) => self.rewrite(rng, self.files[file].table[&blk]),
+            (7..=8, Some(blk)) => self.put_new(rng, file, blk),
+            (9, Some(blk)) => drop(self.files[file].table.remove(&blk)),
+            (10, Some(_)) => drop(self.files[file].table.remove(&(end - 1))),
+            (11, Some(one)) => {
+                // Two blocks trade places: only the table changes.
+                let (other, table) = (rng.pick(&blks), &mut self.files[file].table);
+                let (a, b) = (table[&one], table[&other]);
+                table.insert(one, b);
+                table.insert(other, a);
+            }
+            (12, Some(blk)) => {
+                // A file shows a block of another one.
+                let oid = self.files[file].table[&blk];
+                let other = rng.below(self.files.len());
+                if self.files[other].blksize == blksize {
+                    let at = rng.word() % blk_max;
+                    self.files[other].table.insert(at, oid);
+                }
+            }
+            (13, _) if rng.one_in(4) => {
+                // The file's own object changes.
+                let blktab = self.new_oid();
+                self.files[file].blktab = blktab;
+            }
+            (13, _) => self.regrow(rng, file),
+            _ if end < blk_max => {
+                let gap = if rng.one_in(4) { 1 } else { 0 };
+                self.put_new(rng, file, (end + gap).min(blk_max - 1));
+            }
+            _ => self.regrow(rng, file),
+        }
+    }
+
+    /// New bytes, or a new form, for a block that keeps its oid.
+    fn rewrite(&mut self, rng: &mut Rng, oid: Oid) {
+        let mut block = self.blocks[&oid].clone();
+        let len = block.data.len();
+        if rng.one_in(6) {
+            block.form = self.form(rng, len);
+        } else {
+            let from = if rng.one_in(2) { 0 } else { rng.below(len + 1) };
+            let new = Self::random(rng, len - from);
+            block.data[from..].copy_from_slice(&new);
+        }
+        self.blocks.insert(oid, block);
+    }
+
+    /// Another shape for the same table.
+    fn regrow(&mut self, rng: &mut Rng, file: usize) {
+        let keep = rng.one_in(2);
+        let mut leaves = BTreeMap::new();
+        if !rng.one_in(3) {
+            for key in 0..32 {
+                if key == 0 || rng.one_in(3) {
+                    let old = self.files[file].leaves.get(&key).copied();
+                    let oid = old.filter(|_| keep).unwrap_or_else(|| self.new_oid());
+                    leaves.insert(key, oid);
+                }
+            }
+        }
+        self.files[file].inner = rng.one_in(2).then(|| [self.new_oid(), self.new_oid()]);
+        self.files[file].leaves = leaves;
+    }
+
+    /// Ends a transaction: records that differ are its records.
+    fn end(&mut self, hidden: bool) {
+        let tid = Tid(self.commits.last().map_or(1, |c| c.tid.0 + 1));
+        let mut oids = vec![Oid(0)];
+        for file in 0..self.files.len() {
+            for (oid, record) in self.render(&self.files[file]) {
+                if self.written.get(&oid) == Some(&record) {
+                    continue;
+                }
+                let object = decode(record.clone().into()).expect("a record that is sound");
+                let object = Arc::new(object);
+                let serial = tid;
+                self.records
+                    .entry(oid)
+                    .or_default()
+                    .push(Record { serial, object });
+                self.written.insert(oid, record);
+                oids.push(oid);
+            }
+            let now = self.say(&self.files[file]);
+            let content = &mut self.files[file].content;
+            if content.last().is_none_or(|(_, before)| *before != now) {
+                content.push((tid, now));
+            }
+        }
+        let oids = (!hidden).then(|| oids.into());
+        self.commits.push(Commit { tid, oids });
+    }
+
+    /// The bytes of a file.
+    fn say(&self, file: &File) -> Vec<u8> {
+        let blksize = usize::try_from(file.blksize).unwrap();
+        let blocks = file.table.last_key_value().map_or(0, |(last, _)| last + 1);
+        let mut out = vec![0; usize::try_from(blocks).unwrap() * blksize];
+        for (&blk, oid) in &file.table {
+            let data = &self.blocks[oid].data;
+            let at = usize::try_from(blk).unwrap() * blksize;
+            out[at..at + data.len()].copy_from_slice(data);
+        }
+        out
+    }
+
+    /// The records of a file.
+    fn render(&self, file: &File) -> Vec<(Oid, Vec<u8>)> {
+        let mut out = vec![(file.oid, write::bigfile(BlkSize(file.blksize), file.blktab))];
+        self.render_table(file, &mut out);
+        for oid in file.table.values() {
+            self.render_block(*oid, &mut out);
+        }
+        out
+    }
+
+    fn render_table(&self, file: &File, out: &mut Vec<(Oid, Vec<u8>)>) {
+        let items: Vec<_> = file
+            .table
+            .iter()
+            .map(|(&blk, &oid)| {
+                let leaf = match self.blocks[&oid].form {
+                    Form::Whole => Leaf::Blk0,
+                    Form::Chunks(..) => Leaf::Blk1,
+                };
+                (i64::try_from(blk).unwrap(), oid, leaf)
+            })
+            .collect();
+        // A leaf ends where the next one begins; empty ones are not written.
+        let ends = file.leaves.keys().skip(1).copied().chain([i64::MAX]);
+        let leaves: Vec<_> = file
+            .leaves
+            .iter()
+            .zip(ends)
+            .map(|((&start, &oid), end)| {
+                let part = items.iter().filter(|i| (start..end).contains(&i.0));
+                (start, oid, part.copied().collect::<Vec<_>>())
+            })
+            .filter(|(_, _, part)| !part.is_empty())
+            .collect();
+        if leaves.is_empty() {
+            out.push((file.blktab, write::small_tree(Family::Lo, &items)));
+            return;
+        }
+        for (i, (_, oid, part)) in leaves.iter().enumerate() {
+            let next = leaves.get(i + 1).map(|(_, oid, _)| *oid);
+            out.push((*oid, write::bucket(Family::Lo, part, next)));
+        }
+        let children: Vec<_> = leaves
+            .iter()
+            .map(|(start, oid, _)| (*start, *oid))
+            .collect();
+        let over = |oid, children: &[(i64, Oid)]| {
+            let record = write::node(Family::Lo, children, Child::Bucket, children[0].1);
+            (oid, record)
+        };
+        match file.inner {
+            Some([left, right]) if children.len() > 1 => {
+                let (a, b) = children.split_at(children.len() / 2);
+                let nodes = [(a[0].0, left), (b[0].0, right)];
+                let first = children[0].1;
+                out.push((
+                    file.blktab,
+                    write::node(Family::Lo, &nodes, Child::Tree, first),
+                ));
+                out.push(over(left, a));
+                out.push(over(right, b));
+            }
+            _ => out.push(over(file.blktab, &children)),
+        }
+    }
+
+    fn render_block(&self, oid: Oid, out: &mut Vec<(Oid, Vec<u8>)>) {
+        let block = &self.blocks[&oid];
+        let Form::Chunks(chunktab, chunks) = &block.form else {
+            out.push((oid, write::zblk0(&block.data)));
+            return;
+        };
+        out.push((oid, write::zblk1(*chunktab)));
+        let mut items = Vec::new();
+        for (i, &(at, chunk)) in chunks.iter().enumerate() {
+            let end = chunks.get(i + 1).map_or(block.data.len(), |next| next.0);
+            out.push((chunk, write::zdata(&block.data[at..end])));
+            items.push((i64::try_from(at).unwrap(), chunk, Leaf::Data));
+        }
+        out.push((*chunktab, write::small_tree(Family::Io, &items)));
+    }
+}
