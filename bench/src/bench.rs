@@ -113,7 +113,7 @@ impl Bench {
     fn stamp(&self, kind: &str) -> u64 {
         match kind {
             "blocks" => self.size.blocks,
-            "scale" => 1,
+            "scale" => 2, // the second layout
             _ => self.size.objects,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   touch FILE BLKSIZE BLOCKS       pread 4 KiB in each block, or in `--max` of them, in random order: p50, p99, max in us
-//!   stride FILE BLKSIZE BLOCKS STEP pread the first page of each STEPth block, in order
+//!   stride FILE BLKSIZE BLOCKS STEP pread the first page of each STEPth block from every CPU, then drop the file
 //!   fault FILE BLKSIZE BLOCKS THREADS     the same through a mapping, MADV_RANDOM: faults a second
 //!   seq FILE BYTES                  read from the start: GB a second
 //!   direct FILE BLKSIZE BLOCKS      pread whole blocks with O_DIRECT, in random order: p50, p99 in us
@@ -18,6 +18,8 @@ use crate::stat::Sample;
 use anyhow::{Context, Result, bail, ensure};
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -87,7 +89,7 @@ pub fn run(args: &[String]) -> Result<()> {
                 .step_by(step)
                 .map(|blk| (blk, 0))
                 .collect();
-            touch(file, number(blksize)?, &pages, expect)
+            stride(file, number(blksize)?, &pages, expect)
         }
         ["fault", file, blksize, blocks, threads] => fault(
             file,
@@ -175,6 +177,19 @@ fn touch(file: &str, blksize: u64, pages: &[(u64, u64)], expect: Expect) -> Resu
         expect.check(blk * blksize + at, at, word)?;
     }
     figures(&times.into_iter().collect());
+    Ok(())
+}
+
+/// The same pages from every CPU, and then none of them is cached: what each worker keeps of the file is warm.
+fn stride(file: &str, blksize: u64, pages: &[(u64, u64)], expect: Expect) -> Result<()> {
+    let here = sched_getaffinity(Pid::from_raw(0))?;
+    for cpu in (0..CpuSet::count()).filter(|&cpu| here.is_set(cpu).unwrap_or(false)) {
+        let mut only = CpuSet::new();
+        only.set(cpu)?;
+        sched_setaffinity(Pid::from_raw(0), &only)?;
+        touch(file, blksize, pages, expect)?;
+        drop_cache(&File::open(file)?)?;
+    }
     Ok(())
 }
 

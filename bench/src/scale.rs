@@ -190,11 +190,14 @@ struct Flat {
 fn scale(bench: &mut Bench, report: &mut Report) -> Result<()> {
     let database = bench.database("scale")?;
     let mut files: [Flat; SCALE.len()] = Default::default();
-    for round in 0..3 * bench.size.rounds {
-        let mut first = None;
-        for (n, file) in files.iter_mut().enumerate() {
-            let (stub, loaded) = scale_step(bench, &database, n, round, file)?;
-            let (stub0, loaded0) = *first.get_or_insert((stub, loaded));
+    for turn in 0..3 * bench.size.rounds {
+        let mut times = [(0.0, 0.0); SCALE.len()];
+        // Another one begins each time: whoever comes first finds the machine as the last one left it.
+        for n in (0..SCALE.len()).map(|n| (n + turn) % SCALE.len()) {
+            times[n] = scale_step(bench, &database, n, turn, &mut files[n])?;
+        }
+        let (stub0, loaded0) = times[0];
+        for (file, (stub, loaded)) in files.iter_mut().zip(times) {
             file.ratio.push(loaded / loaded0);
             file.over_stub.push(loaded / stub / (loaded0 / stub0));
         }
@@ -236,7 +239,7 @@ fn scale_step(
     bench: &mut Bench,
     database: &Path,
     n: usize,
-    round: usize,
+    turn: usize,
     file: &mut Flat,
 ) -> Result<(f64, f64)> {
     let (name, blocks) = SCALE[n];
@@ -251,7 +254,7 @@ fn scale_step(
         TOUCHES.to_string(),
     );
     let touch = ["touch", &blksize, &blocks, "--max", &touches];
-    let seed = round as u64 + 1;
+    let seed = turn as u64 + 1;
 
     let mounted = bench.mount(System::Stub("uring"), database)?;
     let stub = bench
@@ -269,9 +272,8 @@ fn scale_step(
     let of = (system, database, &mounted);
     file.cold
         .push(bench.read(of, target, &touch, seed)?.get("p50_us")?);
-    // A block of every bucket, so that all nodes have been loaded; then its pages are dropped.
+    // A block of every bucket, so that every worker has loaded all nodes; then the file's pages are dropped.
     bench.read(of, target, &["stride", &blksize, &blocks, "16"], seed)?;
-    bench.read(of, target, &["drop"], 0)?;
     let before = bench.stats(&mounted)?.get("load")?;
     let loaded = bench.read(of, target, &touch, seed + 100)?.get("p50_us")?;
     let loads = bench.stats(&mounted)?.get("load")? - before;
