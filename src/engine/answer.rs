@@ -3,7 +3,7 @@
 //! The states are drawn in [`super::task`]. Nothing here waits.
 
 use super::buffer;
-use super::loading::{Delivery, Fetched, TaskId};
+use super::loading::{self, Delivery, Fetched, TaskId};
 use super::serve::FileService;
 use super::shared::{Counters, Notice};
 use super::task::{self, Extent, Failure, Job, Task};
@@ -32,8 +32,13 @@ use std::sync::atomic::Ordering;
 impl FileService {
     /// Answers a task, or parks it.
     pub(super) fn admit(&mut self, port: &mut Port, mut task: Task) {
-        if let Some(outcome) = self.step(port, &mut task) {
-            return self.finish(port, task, outcome);
+        loop {
+            if let Some(outcome) = self.step(port, &mut task) {
+                return self.finish(port, task, outcome);
+            }
+            if !self.load_now(&mut task) {
+                break;
+            }
         }
         let id = self.free.pop().unwrap_or_else(|| {
             self.tasks.push(None);
@@ -281,14 +286,42 @@ impl FileService {
         }
     }
 
+    /// Loads what a step found missing without parking its task, if the page cache of the database has all of it and
+    /// nobody waits for anything that could be the same. False when it has to be parked.
+    fn load_now(&mut self, task: &mut Task) -> bool {
+        if self.loading.is_busy() || !self.wants.raws.is_empty() {
+            return false;
+        }
+        let rev = task.rev;
+        let mut fetched = std::mem::take(&mut self.fetched);
+        self.wants.tidy();
+        let here = loading::now(&self.view, self.tid_of(rev), &self.wants, &mut fetched);
+        if here {
+            Counters::add(&self.counters().loads, self.wants.objects.len() as u64);
+            for (oid, fetched) in fetched.drain(..) {
+                let Ok(kept) = self.keep(rev, oid, fetched) else {
+                    task.failed = true;
+                    continue;
+                };
+                if task::worth_keeping(&kept) {
+                    self.cache.insert(rev, oid, kept.clone());
+                }
+                // The cache may let go of it before the task is done.
+                task.own.insert(oid, kept);
+            }
+        }
+        fetched.clear();
+        self.fetched = fetched;
+        here
+    }
+
     /// Loads what the step of task `id` found missing; the task becomes ready when all of it is there.
     fn fetch(&mut self, port: &mut Port, id: TaskId) {
         let mut wants = std::mem::take(&mut self.wants);
         let task = self.tasks[id].as_mut().expect("the task is parked");
         let rev = task.rev;
+        wants.tidy();
         for list in [&mut wants.objects, &mut wants.places] {
-            list.sort_unstable();
-            list.dedup();
             task.waiting += list.len();
             list.retain(|&oid| self.loading.join(rev, oid, id));
         }
