@@ -22,7 +22,6 @@ use crate::wire::pickle;
 use crate::zodb::need::{Absent, Ask, Step};
 use crate::zodb::object::decode_within;
 use crate::zodb::{Kind, ZodbError};
-use crossbeam_channel::TrySendError;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
@@ -231,37 +230,33 @@ impl FileService {
         let Some(info) = self.info(task, file.oid, file.id)? else {
             return Ok(None);
         };
-        let mut pages = Vec::with_capacity(ranges.len());
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
+            return Ok(Some(Ok(0)));
+        };
+        // One buffer for all ranges of the block: one for each could be many times what is stored.
+        let (base, end) = (first.start, last.end.min(info.size).max(first.start));
+        let at = |pos: u64| usize::try_from(pos.clamp(base, end) - base).expect("at most a block");
+        let mut data = buffer::take(at(end));
+        let hand = task::at_hand(task, &self.cache, &self.seen);
+        let mut complete = true;
         for range in ranges {
-            let want = usize::try_from(range.end - range.start).expect("at most a block");
-            let mut data = buffer::take(read::clip(range.start, want, info.size));
-            let hand = task::at_hand(task, &self.cache, &self.seen);
-            if task::fill(
-                &hand,
-                &task.raws,
-                &mut self.wants,
-                &info,
-                range.start,
-                &mut data,
-            )? {
-                let len = data.len();
-                pages.push((range.start, buffer::freeze(data, len)));
-            }
+            let out = &mut data[at(range.start)..at(range.end)];
+            complete &= task::fill(&hand, &task.raws, &mut self.wants, &info, range.start, out)?;
         }
-        if pages.len() < ranges.len() {
+        if !complete {
             return Ok(None);
         }
         self.track(file);
-        for (off, data) in pages {
-            let len = data.len();
-            let notice = Notice::Store {
-                node: file.id,
-                off,
-                data,
-            };
+        let data = buffer::freeze(data, at(end));
+        for range in ranges {
+            let data = data.slice(at(range.start)..at(range.end));
+            let (node, off, len) = (file.id, range.start, data.len());
             self.shared.store_bytes.fetch_add(len, Ordering::Relaxed);
-            if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-                self.links.notices.try_send(notice)
+            if self
+                .links
+                .notices
+                .try_send(Notice::Store { node, off, data })
+                .is_err()
             {
                 self.shared.store_bytes.fetch_sub(len, Ordering::Relaxed);
             }
