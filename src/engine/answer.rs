@@ -3,7 +3,7 @@
 //! The states are drawn in [`super::task`]. Nothing here waits.
 
 use super::buffer;
-use super::loading::{Delivery, Fetched, TaskId};
+use super::loading::{self, Delivery, Fetched, TaskId};
 use super::serve::FileService;
 use super::shared::{Counters, Notice};
 use super::task::{self, Extent, Failure, Job, Task};
@@ -22,7 +22,6 @@ use crate::wire::pickle;
 use crate::zodb::need::{Absent, Ask, Step};
 use crate::zodb::object::decode_within;
 use crate::zodb::{Kind, ZodbError};
-use crossbeam_channel::TrySendError;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,8 +31,13 @@ use std::sync::atomic::Ordering;
 impl FileService {
     /// Answers a task, or parks it.
     pub(super) fn admit(&mut self, port: &mut Port, mut task: Task) {
-        if let Some(outcome) = self.step(port, &mut task) {
-            return self.finish(port, task, outcome);
+        loop {
+            if let Some(outcome) = self.step(port, &mut task) {
+                return self.finish(port, task, outcome);
+            }
+            if !self.load_now(&mut task) {
+                break;
+            }
         }
         let id = self.free.pop().unwrap_or_else(|| {
             self.tasks.push(None);
@@ -226,37 +230,33 @@ impl FileService {
         let Some(info) = self.info(task, file.oid, file.id)? else {
             return Ok(None);
         };
-        let mut pages = Vec::with_capacity(ranges.len());
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
+            return Ok(Some(Ok(0)));
+        };
+        // One buffer for all ranges of the block: one for each could be many times what is stored.
+        let (base, end) = (first.start, last.end.min(info.size).max(first.start));
+        let at = |pos: u64| usize::try_from(pos.clamp(base, end) - base).expect("at most a block");
+        let mut data = buffer::take(at(end));
+        let hand = task::at_hand(task, &self.cache, &self.seen);
+        let mut complete = true;
         for range in ranges {
-            let want = usize::try_from(range.end - range.start).expect("at most a block");
-            let mut data = buffer::take(read::clip(range.start, want, info.size));
-            let hand = task::at_hand(task, &self.cache, &self.seen);
-            if task::fill(
-                &hand,
-                &task.raws,
-                &mut self.wants,
-                &info,
-                range.start,
-                &mut data,
-            )? {
-                let len = data.len();
-                pages.push((range.start, buffer::freeze(data, len)));
-            }
+            let out = &mut data[at(range.start)..at(range.end)];
+            complete &= task::fill(&hand, &task.raws, &mut self.wants, &info, range.start, out)?;
         }
-        if pages.len() < ranges.len() {
+        if !complete {
             return Ok(None);
         }
         self.track(file);
-        for (off, data) in pages {
-            let len = data.len();
-            let notice = Notice::Store {
-                node: file.id,
-                off,
-                data,
-            };
+        let data = buffer::freeze(data, at(end));
+        for range in ranges {
+            let data = data.slice(at(range.start)..at(range.end));
+            let (node, off, len) = (file.id, range.start, data.len());
             self.shared.store_bytes.fetch_add(len, Ordering::Relaxed);
-            if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-                self.links.notices.try_send(notice)
+            if self
+                .links
+                .notices
+                .try_send(Notice::Store { node, off, data })
+                .is_err()
             {
                 self.shared.store_bytes.fetch_sub(len, Ordering::Relaxed);
             }
@@ -281,14 +281,42 @@ impl FileService {
         }
     }
 
+    /// Loads what a step found missing without parking its task, if the page cache of the database has all of it and
+    /// nobody waits for anything that could be the same. False when it has to be parked.
+    fn load_now(&mut self, task: &mut Task) -> bool {
+        if self.loading.is_busy() || !self.wants.raws.is_empty() {
+            return false;
+        }
+        let rev = task.rev;
+        let mut fetched = std::mem::take(&mut self.fetched);
+        self.wants.tidy();
+        let here = loading::now(&self.view, self.tid_of(rev), &self.wants, &mut fetched);
+        if here {
+            Counters::add(&self.counters().loads, self.wants.objects.len() as u64);
+            for (oid, fetched) in fetched.drain(..) {
+                let Ok(kept) = self.keep(rev, oid, fetched) else {
+                    task.failed = true;
+                    continue;
+                };
+                if task::worth_keeping(&kept) {
+                    self.cache.insert(rev, oid, kept.clone());
+                }
+                // The cache may let go of it before the task is done.
+                task.own.insert(oid, kept);
+            }
+        }
+        fetched.clear();
+        self.fetched = fetched;
+        here
+    }
+
     /// Loads what the step of task `id` found missing; the task becomes ready when all of it is there.
     fn fetch(&mut self, port: &mut Port, id: TaskId) {
         let mut wants = std::mem::take(&mut self.wants);
         let task = self.tasks[id].as_mut().expect("the task is parked");
         let rev = task.rev;
+        wants.tidy();
         for list in [&mut wants.objects, &mut wants.places] {
-            list.sort_unstable();
-            list.dedup();
             task.waiting += list.len();
             list.retain(|&oid| self.loading.join(rev, oid, id));
         }

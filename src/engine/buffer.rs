@@ -1,45 +1,46 @@
 //! Buffers for reads of the database and for stores, used again and again.
 //!
-//! A run of a block's sub-objects is up to 1 MiB, and fresh memory of that size costs more than reading it. Slices
-//! of a buffer (objects) keep it alive; when the last one goes, it goes back to the pool, on whatever thread.
+//! A run of a block's sub-objects is up to 1 MiB, and fresh memory of that size costs more than reading it; even the
+//! 4 KiB of a small record cost a third of a read when they are cleared each time. Slices of a buffer (objects) keep it
+//! alive; when the last one goes, it is used again: a small one by the thread that dropped it, a large one by any.
 
 use crate::kernel::file::ReadBuf;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::cell::RefCell;
 use std::sync::LazyLock;
 
-/// Smaller ones are left to the allocator.
+/// Bytes of a small buffer: a record of a few KiB, and what is read with it.
 const SMALL: usize = 16 << 10;
-/// Bytes of a pooled buffer: the longest run of a load, or a block of the usual size.
-const POOLED: usize = 2 << 20;
-/// Buffers kept; more come from the allocator and go back to it.
-const KEPT_MAX: usize = 4;
+/// Small buffers a thread keeps.
+const SMALL_KEPT_MAX: usize = 16;
+/// Bytes of a large buffer: the longest run of a load, or a block of the usual size.
+const LARGE: usize = 2 << 20;
+/// Large buffers kept; more come from the allocator and go back to it.
+const LARGE_KEPT_MAX: usize = 4;
+
+thread_local! {
+    static SMALL_KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
 
 type Pool = (Sender<Vec<u8>>, Receiver<Vec<u8>>);
-static POOL: LazyLock<Pool> = LazyLock::new(|| bounded(KEPT_MAX));
+static LARGE_KEPT: LazyLock<Pool> = LazyLock::new(|| bounded(LARGE_KEPT_MAX));
 
 /// Room for `len` bytes; what is in it means nothing.
 pub fn take(len: usize) -> ReadBuf {
-    if len <= SMALL || len > POOLED {
-        return ReadBuf::new(vec![0; len], len);
-    }
-    ReadBuf::new(POOL.1.try_recv().unwrap_or_else(|_| vec![0; POOLED]), len)
+    let (kept, size) = if len <= SMALL {
+        (SMALL_KEPT.with_borrow_mut(Vec::pop), SMALL)
+    } else if len <= LARGE {
+        (LARGE_KEPT.1.try_recv().ok(), LARGE)
+    } else {
+        (None, len)
+    };
+    ReadBuf::new(kept.unwrap_or_else(|| vec![0; size]), len)
 }
 
 /// The first `len` bytes of what was read.
 pub fn freeze(buf: ReadBuf, len: usize) -> Bytes {
-    let mut bytes = buf.into_inner();
-    if bytes.len() == POOLED {
-        return Bytes::from_owner(Kept(bytes)).slice(..len);
-    }
-    bytes.truncate(len);
-    bytes.into()
-}
-
-fn give_back(bytes: Vec<u8>) {
-    if bytes.len() == POOLED {
-        let _ = POOL.0.try_send(bytes);
-    }
+    Bytes::from_owner(Kept(buf.into_inner())).slice(..len)
 }
 
 struct Kept(Vec<u8>);
@@ -52,7 +53,18 @@ impl AsRef<[u8]> for Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        give_back(std::mem::take(&mut self.0));
+        let bytes = std::mem::take(&mut self.0);
+        match bytes.len() {
+            // A thread that is ending keeps nothing.
+            SMALL => drop(SMALL_KEPT.try_with(|kept| {
+                let mut kept = kept.borrow_mut();
+                if kept.len() < SMALL_KEPT_MAX {
+                    kept.push(bytes);
+                }
+            })),
+            LARGE => drop(LARGE_KEPT.0.try_send(bytes)),
+            _ => {}
+        }
     }
 }
 
@@ -62,13 +74,17 @@ mod tests {
 
     #[test]
     fn a_buffer_lives_as_long_as_a_slice_of_it_and_is_used_again() {
-        let mut buf = take(100_000);
-        buf.fill(7);
-        let slice = freeze(buf, 50_000).slice(10..20);
-        assert_eq!(slice, [7; 10][..]);
-        drop(slice);
-        assert_eq!(take(200_000).len(), 200_000);
-        assert_eq!(freeze(take(5), 5).len(), 5);
-        assert_eq!(freeze(take(POOLED + 1), 9).len(), 9);
+        for len in [5, 100_000, LARGE + 1] {
+            let mut buf = take(len);
+            buf.fill(7);
+            let slice = freeze(buf, len - 1).slice(1..4);
+            let mut other = take(len);
+            other.fill(8);
+            assert_eq!(slice, [7; 3][..], "nobody else writes to it");
+            drop(slice);
+            assert_eq!(take(len).len(), len);
+            assert_eq!(freeze(other, len).len(), len);
+        }
+        assert!(SMALL_KEPT.with_borrow(Vec::len) >= 1);
     }
 }

@@ -9,6 +9,7 @@
 //! miss the same bytes wait for the same pages.
 
 use super::buffer;
+use super::task::Wants;
 use crate::base::{Oid, Rev, Tid};
 use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::{Port, ReadDone};
@@ -19,6 +20,15 @@ use rustc_hash::FxHashMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+
+/// Loads what is wanted as of `at`, if the page cache of the database file has all of it; else false, and `out` means
+/// nothing.
+pub(super) fn now(view: &FileView, at: Tid, wants: &Wants, out: &mut Vec<(Oid, Fetched)>) -> bool {
+    let objects = &wants.objects;
+    let places = &wants.places;
+    (objects.is_empty() || Plan::Objects(view.batch(at, objects.iter().copied())).run_now(out))
+        && (places.is_empty() || Plan::Places(view.locate(at, places.iter().copied())).run_now(out))
+}
 
 /// Number of a task of this worker.
 pub(super) type TaskId = usize;
@@ -86,6 +96,19 @@ impl Plan {
         }
     }
 
+    fn run_now(mut self, out: &mut Vec<(Oid, Fetched)>) -> bool {
+        while let Some(read) = self.next_read() {
+            let mut buf = buffer::take(read.len);
+            match read_now(self.file(), read.pos, &mut buf) {
+                Ok(Now::Done(len)) => self.complete(read.id, Ok(buffer::freeze(buf, len))),
+                Err(error) => self.complete(read.id, Err(error)),
+                Ok(Now::WouldWait) => return false,
+            }
+        }
+        out.extend(std::iter::from_fn(|| self.next_done()));
+        true
+    }
+
     fn next_done(&mut self) -> Option<(Oid, Fetched)> {
         match self {
             Self::Objects(batch) => batch.next_done().map(|(oid, r)| (oid, Fetched::Object(r))),
@@ -130,6 +153,11 @@ fn free_place<T>(table: &mut Vec<Option<T>>) -> usize {
 }
 
 impl Loading {
+    /// Whether anybody waits for anything.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Notes that `task` waits for `oid`; true when nobody else does yet, so that it has to be loaded.
     pub(super) fn join(&mut self, rev: Rev, oid: Oid, task: TaskId) -> bool {
         let waiting = self.waiting.entry((rev, oid)).or_default();

@@ -6,7 +6,7 @@
 //!
 //! Owned by its worker: the view of head it answers from, the objects it keeps, what it has tracked, parked tasks.
 
-use super::loading::{Delivery, Loading, TaskId};
+use super::loading::{Delivery, Fetched, Loading, TaskId};
 use super::shared::{Counters, Mailbox, Notice, Published, Shared, ToControl, ToWorker};
 use super::task::{Extent, Job, RawKey, Task, Wants};
 use super::worker::Service;
@@ -80,6 +80,7 @@ pub struct FileService {
     pub(super) wants: Wants,
     pub(super) seen: RefCell<Vec<Oid>>,
     pub(super) deliveries: Vec<Delivery>,
+    pub(super) fetched: Vec<(Oid, Fetched)>,
     /// Requests of all workers at the last wait.
     pub(super) requests_seen: u64,
 }
@@ -107,6 +108,7 @@ impl FileService {
             wants: Wants::default(),
             seen: RefCell::default(),
             deliveries: Vec::new(),
+            fetched: Vec::new(),
             requests_seen: 0,
             shared,
         }

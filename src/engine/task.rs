@@ -154,6 +154,14 @@ pub(super) struct Wants {
 }
 
 impl Wants {
+    /// Each oid once.
+    pub(super) fn tidy(&mut self) {
+        for list in [&mut self.objects, &mut self.places] {
+            list.sort_unstable();
+            list.dedup();
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.objects.clear();
         self.places.clear();
