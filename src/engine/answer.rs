@@ -16,7 +16,7 @@ use crate::fs::tree::FileNode;
 use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::Port;
 use crate::store::LoadError;
-use crate::store::file::Located;
+use crate::store::file::{Located, Run};
 use crate::wire::fuse::reply;
 use crate::wire::pickle;
 use crate::zodb::need::{Absent, Ask, Step};
@@ -31,11 +31,12 @@ use std::sync::atomic::Ordering;
 impl FileService {
     /// Answers a task, or parks it.
     pub(super) fn admit(&mut self, port: &mut Port, mut task: Task) {
+        let mut near = None;
         loop {
             if let Some(outcome) = self.step(port, &mut task) {
                 return self.finish(port, task, outcome);
             }
-            if !self.load_now(&mut task) {
+            if !self.load_now(&mut task, &mut near) {
                 break;
             }
         }
@@ -283,14 +284,20 @@ impl FileService {
 
     /// Loads what a step found missing without parking its task, if the page cache of the database has all of it and
     /// nobody waits for anything that could be the same. False when it has to be parked.
-    fn load_now(&mut self, task: &mut Task) -> bool {
+    fn load_now(&mut self, task: &mut Task, near: &mut Option<Run>) -> bool {
         if self.loading.is_busy() || !self.wants.raws.is_empty() {
             return false;
         }
         let rev = task.rev;
         let mut fetched = std::mem::take(&mut self.fetched);
         self.wants.tidy();
-        let here = loading::now(&self.view, self.tid_of(rev), &self.wants, &mut fetched);
+        let here = loading::now(
+            &self.view,
+            self.tid_of(rev),
+            &self.wants,
+            near,
+            &mut fetched,
+        );
         if here {
             Counters::add(&self.counters().loads, self.wants.objects.len() as u64);
             for (oid, fetched) in fetched.drain(..) {

@@ -13,7 +13,7 @@ use super::task::Wants;
 use crate::base::{Oid, Rev, Tid};
 use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::{Port, ReadDone};
-use crate::store::file::{Batch, FileView, Locate, Located, Read, ReadId};
+use crate::store::file::{Batch, FileView, Locate, Located, Read, ReadId, Run};
 use crate::store::{LoadError, Loaded};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -22,12 +22,26 @@ use std::io;
 use std::sync::Arc;
 
 /// Loads what is wanted as of `at`, if the page cache of the database file has all of it; else false, and `out` means
-/// nothing.
-pub(super) fn now(view: &FileView, at: Tid, wants: &Wants, out: &mut Vec<(Oid, Fetched)>) -> bool {
-    let objects = &wants.objects;
-    let places = &wants.places;
-    (objects.is_empty() || Plan::Objects(view.batch(at, objects.iter().copied())).run_now(out))
-        && (places.is_empty() || Plan::Places(view.locate(at, places.iter().copied())).run_now(out))
+/// nothing. `near` is what was last read through this view: what a writer makes together lies together.
+pub(super) fn now(
+    view: &FileView,
+    at: Tid,
+    wants: &Wants,
+    near: &mut Option<Run>,
+    out: &mut Vec<(Oid, Fetched)>,
+) -> bool {
+    let objects = wants.objects.iter().copied();
+    let places = wants.places.iter().copied();
+    if !wants.objects.is_empty() {
+        let batch = match near.as_ref() {
+            Some(near) => view.batch_near(at, objects, near),
+            None => view.batch(at, objects),
+        };
+        if !Plan::Objects(batch).run_now(near, out) {
+            return false;
+        }
+    }
+    wants.places.is_empty() || Plan::Places(view.locate(at, places)).run_now(near, out)
 }
 
 /// Number of a task of this worker.
@@ -96,11 +110,18 @@ impl Plan {
         }
     }
 
-    fn run_now(mut self, out: &mut Vec<(Oid, Fetched)>) -> bool {
+    fn run_now(mut self, near: &mut Option<Run>, out: &mut Vec<(Oid, Fetched)>) -> bool {
         while let Some(read) = self.next_read() {
             let mut buf = buffer::take(read.len);
             match read_now(self.file(), read.pos, &mut buf) {
-                Ok(Now::Done(len)) => self.complete(read.id, Ok(buffer::freeze(buf, len))),
+                Ok(Now::Done(len)) => {
+                    let (pos, bytes) = (read.pos, buffer::freeze(buf, len));
+                    *near = Some(Run {
+                        pos,
+                        bytes: bytes.clone(),
+                    });
+                    self.complete(read.id, Ok(bytes));
+                }
                 Err(error) => self.complete(read.id, Err(error)),
                 Ok(Now::WouldWait) => return false,
             }

@@ -52,6 +52,15 @@ pub struct Read {
     pub len: usize,
 }
 
+/// Bytes of a view's file that are at hand: what was read through this very view a moment ago.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Position of the first in the view's file.
+    pub pos: u64,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
 /// Where the data of a revision lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
@@ -70,8 +79,13 @@ pub struct Located {
 pub struct Batch(Walk);
 
 impl Batch {
-    pub(super) fn new(view: FileView, at: Tid, oids: impl Iterator<Item = Oid>) -> Self {
-        Self(Walk::new(view, at, oids, usize::MAX))
+    pub(super) fn new(
+        view: FileView,
+        at: Tid,
+        oids: impl Iterator<Item = Oid>,
+        near: Option<&Run>,
+    ) -> Self {
+        Self(Walk::new(view, at, oids, usize::MAX, near))
     }
 
     /// A read wanted now.
@@ -106,7 +120,7 @@ pub struct Locate(Walk);
 
 impl Locate {
     pub(super) fn new(view: FileView, at: Tid, oids: impl Iterator<Item = Oid>) -> Self {
-        Self(Walk::new(view, at, oids, LOCATE_PREFIX_BYTES))
+        Self(Walk::new(view, at, oids, LOCATE_PREFIX_BYTES, None))
     }
 
     /// A read wanted now.
@@ -180,7 +194,13 @@ struct Flight {
 }
 
 impl Walk {
-    fn new(view: FileView, at: Tid, oids: impl Iterator<Item = Oid>, keep: usize) -> Self {
+    fn new(
+        view: FileView,
+        at: Tid,
+        oids: impl Iterator<Item = Oid>,
+        keep: usize,
+        near: Option<&Run>,
+    ) -> Self {
         assert!(
             at <= view.at(),
             "BUG: load as of {at} on a view of {}",
@@ -197,12 +217,12 @@ impl Walk {
             done: VecDeque::new(),
         };
         for oid in oids {
-            walk.start(oid);
+            walk.start(oid, near);
         }
         walk
     }
 
-    fn start(&mut self, oid: Oid) {
+    fn start(&mut self, oid: Oid, near: Option<&Run>) {
         let inner = self.view.inner();
         let Some(pos) = inner.index.get(oid) else {
             return self.done.push_back((oid, Err(LoadError::NoObject)));
@@ -211,8 +231,16 @@ impl Walk {
         let step = Step::Revision { newest };
         self.objects.push(Object { oid, pos, step });
         let object = self.objects.len() - 1;
-        if let Err(error) = self.want(object) {
-            self.done.push_back((oid, Err(error)));
+        let outcome = match near {
+            Some(Run { pos, bytes }) => self.go_on(object, &Here { bytes, pos: *pos }),
+            None => self.want(object).map(|()| None),
+        };
+        self.note(oid, outcome);
+    }
+
+    fn note(&mut self, oid: Oid, outcome: Result<Option<Located>, LoadError>) {
+        if let Some(done) = outcome.transpose() {
+            self.done.push_back((oid, done));
         }
     }
 
@@ -267,11 +295,7 @@ impl Walk {
                 }),
             };
             let oid = self.objects[object].oid;
-            match outcome {
-                Ok(Some(found)) => self.done.push_back((oid, Ok(found))),
-                Ok(None) => {}
-                Err(error) => self.done.push_back((oid, Err(error))),
-            }
+            self.note(oid, outcome);
         }
     }
 
@@ -295,9 +319,26 @@ impl Walk {
         Ok(())
     }
 
-    /// Goes on with an object whose bytes have come, as far as they reach.
+    /// Goes on with an object whose bytes have come.
     fn advance(&mut self, n: usize, here: &Here<'_>) -> Result<Option<Located>, LoadError> {
-        let mut asked_for = true;
+        let Object { oid, pos, step } = self.objects[n];
+        let came = match step {
+            Step::Body { len, .. } => {
+                let len = len.min(self.keep);
+                here.range(pos + DATA_HEADER_LEN as u64, len).is_some()
+            }
+            Step::Revision { .. } | Step::Share { .. } => here.range(pos, HEAD_LEN).is_some(),
+        };
+        if came {
+            self.go_on(n, here)
+        } else {
+            let what = Fault::FileCut;
+            Err(LoadError::Corrupt { oid, pos, what })
+        }
+    }
+
+    /// Goes on with an object as far as the bytes at hand reach, and asks for what it needs then.
+    fn go_on(&mut self, n: usize, here: &Here<'_>) -> Result<Option<Located>, LoadError> {
         loop {
             let object = self.objects[n];
             let (oid, pos) = (object.oid, object.pos);
@@ -313,13 +354,8 @@ impl Walk {
             match next {
                 Some(Next::Done(found)) => return Ok(Some(found)),
                 Some(Next::Go(pos, step)) => self.objects[n] = Object { oid, pos, step },
-                None if asked_for => {
-                    let what = Fault::FileCut;
-                    return Err(LoadError::Corrupt { oid, pos, what });
-                }
                 None => return self.want(n).map(|()| None),
             }
-            asked_for = false;
         }
     }
 
@@ -500,7 +536,7 @@ mod tests {
         let whole = view
             .read(0, usize::try_from(view.inner().end).unwrap())
             .unwrap();
-        let mut walk = Walk::new(view.clone(), Tid(3), [Oid(1)].into_iter(), usize::MAX);
+        let mut walk = Walk::new(view.clone(), Tid(3), [Oid(1)].into_iter(), usize::MAX, None);
         let here = Here {
             bytes: &whole,
             pos: 0,
@@ -510,6 +546,36 @@ mod tests {
             (found.serial, &found.prefix[..]),
             (Tid(3), &3u64.to_be_bytes()[..])
         );
+    }
+
+    #[test]
+    fn what_is_at_hand_is_not_read_again_wherever_it_is_cut() {
+        let dir = Dir::new();
+        let view = stored(&dir, &[300, 300, 300]);
+        let end = usize::try_from(view.inner().end).unwrap();
+        for (from, to) in (0..end).step_by(7).flat_map(|from| {
+            let to = (from..=end).step_by(11).chain([end]);
+            to.map(move |to| (from, to))
+        }) {
+            let (pos, bytes) = (from as u64, view.read(from as u64, to - from).unwrap());
+            let near = Run { pos, bytes };
+            let mut batch = view.batch_near(view.at(), (0..3).map(Oid), &near);
+            let mut asked = 0;
+            while let Some(read) = batch.next_read() {
+                asked += read.len;
+                batch.complete(read.id, view.read(read.pos, read.len));
+            }
+            let mut done: Vec<_> = std::iter::from_fn(|| batch.next_done()).collect();
+            done.sort_by_key(|done| done.0);
+            assert_eq!(done.len(), 3);
+            for (n, (oid, loaded)) in done.into_iter().enumerate() {
+                let loaded = loaded.unwrap();
+                assert_eq!((oid, loaded.serial), (Oid(n as u64), Tid(n as u64 + 1)));
+                assert_eq!(loaded.data, [1; 300][..], "from {from} to {to}");
+            }
+            assert!(asked > 0 || from < 100 && to > end - 100);
+            assert!(asked == 0 || from > 0 || to < end);
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ mod view;
 mod window;
 mod writer;
 
-pub use batch::{Batch, Locate, Located, Read, ReadId};
+pub use batch::{Batch, Locate, Located, Read, ReadId, Run};
 pub use follow::{Commit, Event, FileStore, FollowError, Place, Poll, Tail, WatchPaths};
 pub use open::{FileOpts, OpenError, Progress};
 pub use recent::{History, HistoryError, Past};

@@ -4,7 +4,7 @@
 //! snapshot of the index; and the tid it is as of. It never changes, costs one reference count to clone,
 //! and does no I/O but in `load`, which is the blocking way for control, command line and tests.
 
-use super::batch::{Batch, Locate};
+use super::batch::{Batch, Locate, Run};
 use super::index::Index;
 use super::recent::History;
 use super::window::ReadAt;
@@ -92,7 +92,12 @@ impl FileView {
 
     /// Plans to load objects as of `at`, which must not be above `self.at()`.
     pub fn batch(&self, at: Tid, oids: impl Iterator<Item = Oid>) -> Batch {
-        Batch::new(self.clone(), at, oids)
+        Batch::new(self.clone(), at, oids, None)
+    }
+
+    /// The same, when some bytes of this view are at hand: no read is planned for a record that lies in them.
+    pub fn batch_near(&self, at: Tid, oids: impl Iterator<Item = Oid>, near: &Run) -> Batch {
+        Batch::new(self.clone(), at, oids, Some(near))
     }
 
     /// Plans to learn where the data of objects lies as of `at`, which must not be above `self.at()`.
