@@ -210,15 +210,17 @@ impl FileService {
     }
 
     /// Remembers the blocks of a READ that it did not bring in whole.
-    fn note_touch(&mut self, file: &FileNode, info: &Info, off: u64, len: usize) {
+    fn note_touch(&self, file: &FileNode, info: &Info, off: u64, len: usize) {
         let blksize = info.file.blksize.0;
         if !blksize.is_multiple_of(4096) || blksize > limit::UPLOAD_BYTES_MAX {
             return;
         }
+        let Some(mut touches) = self.shared.touches(self.index) else {
+            return;
+        };
         for piece in read::pieces(blksize, off, len) {
             let end = piece.off + piece.len as u64;
-            self.touches
-                .note(file.id, piece.blk, piece.off, end, blksize);
+            touches.note(file.id, piece.blk, piece.off, end, blksize);
         }
     }
 

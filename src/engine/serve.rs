@@ -14,7 +14,7 @@ use crate::base::limit;
 use crate::base::{NodeId, Oid, Rev, Tid, Unique};
 use crate::fs::cache::Cache;
 use crate::fs::read::Info;
-use crate::fs::touch::Touches;
+use crate::fs::touch::Touch;
 use crate::fs::track::Tracked;
 use crate::fs::tree::{self, FileNode, Node};
 use crate::kernel::port::{Held, Port, ReadDone};
@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a worker has had nothing to do before it stores blocks for readers to come.
 const IDLE: Duration = Duration::from_millis(2);
@@ -69,7 +69,6 @@ pub struct FileService {
     pub(super) infos: FxHashMap<NodeId, Info>,
     pub(super) cache: Cache<Extent>,
     pub(super) tracked: Tracked,
-    pub(super) touches: Touches,
     pub(super) loading: Loading,
     pub(super) tasks: Vec<Option<Task>>,
     pub(super) free: Vec<TaskId>,
@@ -81,8 +80,8 @@ pub struct FileService {
     pub(super) seen: RefCell<Vec<Oid>>,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) fetched: Vec<(Oid, Fetched)>,
-    /// Requests of all workers at the last wait.
-    pub(super) requests_seen: u64,
+    /// Requests of all workers, and when there were so many first.
+    pub(super) quiet: (u64, Instant),
 }
 
 impl FileService {
@@ -98,7 +97,6 @@ impl FileService {
             infos: FxHashMap::default(),
             cache,
             tracked: Tracked::default(),
-            touches: Touches::default(),
             loading: Loading::default(),
             tasks: Vec::new(),
             free: Vec::new(),
@@ -109,7 +107,7 @@ impl FileService {
             seen: RefCell::default(),
             deliveries: Vec::new(),
             fetched: Vec::new(),
-            requests_seen: 0,
+            quiet: (0, Instant::now()),
             shared,
         }
     }
@@ -166,7 +164,9 @@ impl FileService {
         for id in &touched {
             self.infos.remove(id);
         }
-        self.touches.retain(|id| !touched.contains(&id));
+        if let Some(mut touches) = self.shared.touches(self.index) {
+            touches.retain(|id| !touched.contains(&id));
+        }
         for task in self
             .tasks
             .iter_mut()
@@ -219,13 +219,31 @@ impl FileService {
         self.interrupted.push_back(unique);
     }
 
+    fn has_touches(&self) -> bool {
+        self.shared
+            .touches(self.index)
+            .is_none_or(|touches| !touches.is_empty())
+    }
+
+    /// The block that was touched last, and what all workers answered of it.
+    fn take_touch(&self) -> Option<Touch> {
+        let mut touch = self.shared.touches(self.index)?.take()?;
+        let others = (0..self.links.workers.len()).filter(|&worker| worker != self.index);
+        for mut theirs in others.filter_map(|worker| self.shared.touches(worker)) {
+            if let Some(other) = theirs.remove(touch.node, touch.blk) {
+                touch.join(&other);
+            }
+        }
+        Some(touch)
+    }
+
     /// Loads and stores the rest of the block that was touched last.
     fn store_one(&mut self, port: &mut Port) {
         let queued = self.shared.store_bytes.load(Ordering::Relaxed);
         if queued > limit::STORE_QUEUE_BYTES_MAX {
             return;
         }
-        let Some(touch) = self.touches.take() else {
+        let Some(touch) = self.take_touch() else {
             return;
         };
         let (Some(file), Some(info)) = (self.files.get(&touch.node), self.infos.get(&touch.node))
@@ -336,7 +354,9 @@ impl Service for FileService {
                         self.infos.remove(id);
                         self.tracked.forget(*id);
                     }
-                    self.touches.retain(|id| !ids.contains(&id));
+                    if let Some(mut touches) = self.shared.touches(self.index) {
+                        touches.retain(|id| !ids.contains(&id));
+                    }
                     // What is still being stored for them would note them again.
                     let left = self.tasks.iter_mut().flatten().filter(|t| t.held.is_none());
                     for task in left.filter(|t| t.job.node().is_some_and(|id| ids.contains(&id))) {
@@ -348,19 +368,23 @@ impl Service for FileService {
     }
 
     fn before_wait(&mut self, port: &mut Port) -> Option<Duration> {
-        if self.touches.is_empty() {
+        if !self.has_touches() {
             return None;
         }
         // Readers may be busy with another worker: storing now would be in their way.
-        let requests = self.shared.requests();
-        if std::mem::replace(&mut self.requests_seen, requests) != requests {
-            return Some(IDLE);
+        let (requests, now) = (self.shared.requests(), Instant::now());
+        if self.quiet.0 != requests {
+            self.quiet = (requests, now);
+        }
+        let left = IDLE.saturating_sub(now - self.quiet.1);
+        if !left.is_zero() {
+            return Some(left);
         }
         self.store_one(port);
-        Some(if self.touches.is_empty() {
-            IDLE
-        } else {
+        Some(if self.has_touches() {
             Duration::ZERO
+        } else {
+            IDLE
         })
     }
 

@@ -12,11 +12,13 @@
 use super::log::Log;
 use crate::base::{NodeId, Oid, Tid, Unique};
 use crate::fs::attr::Owner;
+use crate::fs::touch::Touches;
 use crate::fs::tree::Tree;
 use crate::kernel::proc::Waker;
 use crate::store::file::FileView;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -35,6 +37,8 @@ pub struct Shared {
     pub store_bytes: AtomicUsize,
     /// Of each worker.
     pub counters: Vec<Counters>,
+    /// Blocks each worker noted; see [`Self::touches`].
+    touches: Vec<Notes>,
     /// `.wcfs/zurl`
     pub zurl: String,
     /// `.wcfs/pintimeout`
@@ -76,6 +80,11 @@ impl Counters {
     }
 }
 
+/// A cache line of its own too.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Notes(Mutex<Touches>);
+
 /// What a `Shared` starts from.
 #[derive(Debug)]
 pub struct Setup {
@@ -106,12 +115,19 @@ impl Shared {
             future_lookups: AtomicUsize::new(0),
             store_bytes: AtomicUsize::new(0),
             counters: (0..setup.workers).map(|_| Counters::default()).collect(),
+            touches: (0..setup.workers).map(|_| Notes::default()).collect(),
             zurl: setup.zurl,
             pintimeout: setup.pintimeout,
             owner: setup.owner,
             max_record: setup.max_record,
             log: setup.log,
         }
+    }
+
+    /// Notes of a worker, for itself, and for another that stores a block. `None` when somebody has them just now:
+    /// nobody waits for them, a note that is lost costs a store.
+    pub fn touches(&self, worker: usize) -> Option<MutexGuard<'_, Touches>> {
+        self.touches[worker].0.try_lock().ok()
     }
 
     /// Names and nodes; held for one operation on them, never across anything that waits.

@@ -5,6 +5,9 @@
 //! had nothing to do for a while the rest is loaded and stored. A reader that covers the block by itself gets
 //! there first, and the note goes. A burst over many blocks keeps the latest [`NOTES_MAX`]; dropping one
 //! costs later READs, never correctness.
+//!
+//! READs of one reader may come to several workers. Each notes what it answered; whoever stores a block takes the
+//! others' notes of it first.
 
 use crate::base::{BlkNo, NodeId};
 use std::collections::VecDeque;
@@ -51,6 +54,13 @@ impl Touch {
         self.covered[kept] = (lo, hi);
         self.ranges += 1;
         self.covered[..self.ranges].sort_unstable();
+    }
+
+    /// Adds what another worker noted of the same block.
+    pub fn join(&mut self, other: &Self) {
+        for &(lo, hi) in other.covered() {
+            self.cover(lo, hi);
+        }
     }
 
     /// Page-aligned ranges of a block of `len` bytes that nobody has read yet.
@@ -116,6 +126,13 @@ impl Touches {
         self.notes.pop_back()
     }
 
+    /// The note of one block, if there is one.
+    pub fn remove(&mut self, node: NodeId, blk: BlkNo) -> Option<Touch> {
+        let mut notes = self.notes.iter();
+        let at = notes.rposition(|t| t.blk == blk && t.node == node)?;
+        self.notes.remove(at)
+    }
+
     /// Drops the notes of files that `keep` refuses.
     pub fn retain(&mut self, keep: impl Fn(NodeId) -> bool) {
         self.notes.retain(|t| keep(t.node));
@@ -145,6 +162,21 @@ mod tests {
         note(16, 24);
         assert_eq!(gaps(&touches.take().unwrap(), 64), [0..8, 24..32, 40..64]);
         assert!(touches.take().is_none());
+    }
+
+    #[test]
+    fn two_workers_that_saw_half_of_a_block_each_leave_nothing_to_do() {
+        let (mut a, mut b) = (Touches::default(), Touches::default());
+        for at in 0..8 {
+            let touches = if at % 2 == 0 { &mut a } else { &mut b };
+            touches.note(NodeId(70), BlkNo(1), at * 8, at * 8 + 8, 64);
+        }
+        b.note(NodeId(70), BlkNo(2), 0, 8, 64);
+        let mut touch = a.take().unwrap();
+        touch.join(&b.remove(touch.node, touch.blk).unwrap());
+        assert_eq!(gaps(&touch, 64), []);
+        assert_eq!(b.remove(touch.node, touch.blk), None);
+        assert!(!b.is_empty());
     }
 
     #[test]
