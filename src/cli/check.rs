@@ -5,21 +5,17 @@
 
 use super::args::{Args, Usage};
 use super::progress::Progress;
+use super::reader::{self, Reader};
 use super::{Failure, Outcome};
-use crate::base::{Oid, Rev, Tid};
-use crate::fs::cache::{AtHand, Cache, Kept, Own};
-use crate::store::LoadError;
-use crate::store::file::{FileOpts, FileStore, FileView, verify};
-use crate::store::zurl::Zurl;
-use crate::zodb::need::{Absent, Ask, Step};
+use crate::base::{Oid, Tid};
+use crate::store::file::{FileOpts, FileStore, verify};
+use crate::zodb::need::Step;
 use crate::zodb::object::decode;
 use crate::zodb::{Object, ZodbError, bigfile, btree, zblk};
 use anyhow::anyhow;
 use lexopt::prelude::*;
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
 const HELP: &str = "zring check [--deep] ZURL
 
@@ -50,7 +46,7 @@ pub(super) fn command(args: Args) -> Outcome {
         }
         .into());
     };
-    let Zurl::File(path) = Zurl::parse(zurl).map_err(|e| Failure::new(2, e))?;
+    let path = reader::path_of(zurl)?;
     let mut wrong = records(&path, deep)?;
     if deep {
         wrong += files(&path)?;
@@ -107,12 +103,7 @@ fn files(path: &Path) -> Result<u64, Failure> {
     verify(path, &FileOpts::default(), Some(&mut note), &mut |_, _| {})?;
     let (mut wrong, mut blocks) = (0, 0);
     for &oid in &names {
-        match (Walk {
-            view: &view,
-            own: Own::default(),
-        })
-        .file(oid)
-        {
+        match blocks_of(&mut Reader::new(&view, view.at()), oid) {
             Ok(n) => blocks += n,
             Err(ZodbError::Deleted { .. }) => {}
             Err(error) => {
@@ -125,69 +116,22 @@ fn files(path: &Path) -> Result<u64, Failure> {
     Ok(wrong)
 }
 
-/// Loads what is asked for, one object after the other: nobody waits for a check.
-struct Walk<'a> {
-    view: &'a FileView,
-    own: Own<()>,
-}
-
-impl Walk<'_> {
-    fn run<T>(
-        &mut self,
-        mut step: impl FnMut(&mut Ask<'_, AtHand<'_, ()>>) -> Result<Step<T>, ZodbError>,
-    ) -> Result<T, ZodbError> {
-        let (cache, seen) = (Cache::new(0, 0), RefCell::default());
-        loop {
-            let mut need = Vec::new();
-            let hand = AtHand {
-                rev: Rev::Head,
-                own: &self.own,
-                cache: &cache,
-                seen: &seen,
-            };
-            if let Step::Done(value) = step(&mut Ask::new(&hand, &mut need))? {
-                return Ok(value);
-            }
-            for oid in need {
-                self.own.insert(oid, load(self.view, oid));
-            }
-        }
+/// Every block of one file; returns how many there are.
+fn blocks_of(reader: &mut Reader<'_>, oid: Oid) -> Result<u64, ZodbError> {
+    let file = reader.run(|ask| bigfile::open(ask, oid))?;
+    reader.run(|ask| bigfile::size(ask, &file))?;
+    let mut entries = Vec::new();
+    reader.run(|ask| {
+        entries.clear();
+        btree::range(ask, file.tree(), 0, i64::MAX, &mut |_, _, entry| {
+            entries.push(entry);
+            Ok(Step::Done(()))
+        })
+    })?;
+    let mut out = vec![0; usize::try_from(file.blksize.0).unwrap_or(usize::MAX)];
+    for entry in &entries {
+        reader.run(|ask| zblk::fill(ask, entry.oid, file.blksize, 0, &mut out))?;
+        reader.drop_data();
     }
-
-    fn file(&mut self, oid: Oid) -> Result<u64, ZodbError> {
-        let file = self.run(|ask| bigfile::open(ask, oid))?;
-        self.run(|ask| bigfile::size(ask, &file))?;
-        let mut entries = Vec::new();
-        self.run(|ask| {
-            entries.clear();
-            btree::range(ask, file.tree(), 0, i64::MAX, &mut |_, _, entry| {
-                entries.push(entry);
-                Ok(Step::Done(()))
-            })
-        })?;
-        let mut out = vec![0; usize::try_from(file.blksize.0).unwrap_or(usize::MAX)];
-        for entry in &entries {
-            self.run(|ask| zblk::fill(ask, entry.oid, file.blksize, 0, &mut out))?;
-            self.own
-                .retain(|_, kept| !matches!(kept, Kept::Object(o, _) if is_data(o)));
-        }
-        Ok(entries.len() as u64)
-    }
-}
-
-fn is_data(object: &Object) -> bool {
-    matches!(object, Object::Blk0(_) | Object::Data(_))
-}
-
-fn load(view: &FileView, oid: Oid) -> Kept<()> {
-    match view.load(oid, view.at()) {
-        Ok(loaded) => match decode(loaded.data) {
-            Ok(object) => Kept::Object(Arc::new(object), loaded.serial),
-            Err(error) => Kept::Broken(error),
-        },
-        Err(LoadError::NotYet) => Kept::Absent(Absent::NotYet),
-        Err(LoadError::Deleted { .. }) => Kept::Absent(Absent::Deleted),
-        // What cannot be read is reported with its position by the pass over all records.
-        Err(_) => Kept::Absent(Absent::NoObject),
-    }
+    Ok(entries.len() as u64)
 }

@@ -10,6 +10,8 @@ mod doctor;
 mod mount;
 mod options;
 mod progress;
+mod reader;
+mod tree;
 mod umount;
 
 use args::{Args, Usage};
@@ -23,6 +25,7 @@ zring: big files out of ZODB, through one exact page cache
   zring umount [--timeout D] [--lazy] MNT   unmount
   zring demo [DIR]                          write a small database, mount it, read it, commit to it, unmount
   zring check [--deep] ZURL                 verify a database as zring sees it
+  zring tree ZURL OID [--at TID] [--dot]    the block table of a big file; --diff TID1 TID2: what changed in it
   zring doctor                              what this machine offers
   zring version [--json]
 
@@ -89,6 +92,7 @@ fn command(rest: Vec<OsString>) -> Outcome {
         Some("umount" | "unmount") => umount::command(args),
         Some("demo") => demo::command(args),
         Some("check") => check::command(args),
+        Some("tree") => tree::command(args),
         Some("doctor") => doctor::command(args),
         Some("version" | "--version" | "-V") => doctor::version(args),
         Some("help" | "--help" | "-h") => {

@@ -133,7 +133,7 @@ fn descend<O: Objects + ?Sized>(
         };
         match level {
             Level::Empty => return found(None),
-            Level::Leaf(bucket) => return found(bucket.get(key)),
+            Level::Within(bucket) | Level::Leaf(bucket) => return found(bucket.get(key)),
             Level::Inner(inner) => {
                 let i = inner.child_of(key);
                 node = PathNode {
@@ -196,14 +196,19 @@ pub fn range<'o, O: Objects + ?Sized>(
 }
 
 /// What a node is to a walk.
-enum Level<'a> {
+pub(super) enum Level<'a> {
+    /// A tree of no keys.
     Empty,
+    /// A tree with its one leaf within.
+    Within(&'a Bucket),
+    /// A leaf.
     Leaf(&'a Bucket),
+    /// A node with children.
     Inner(&'a Inner),
 }
 
 /// Looks into a node, and checks it against the coverage that its parents grant. `None` when not at hand.
-fn enter<'o, O: Objects + ?Sized>(
+pub(super) fn enter<'o, O: Objects + ?Sized>(
     ask: &mut Ask<'o, O>,
     family: Family,
     node: PathNode,
@@ -215,7 +220,7 @@ fn enter<'o, O: Objects + ?Sized>(
     let (level, keys) = match object {
         Object::Tree(tree) if tree.family == family => match &tree.node {
             Node::Empty => (Level::Empty, &[][..]),
-            Node::Inline(bucket) => (Level::Leaf(bucket), bucket.keys()),
+            Node::Inline(bucket) => (Level::Within(bucket), bucket.keys()),
             Node::Inner(inner) => (Level::Inner(inner), inner.separators()),
         },
         Object::Bucket(bucket) if bucket.family() == family && !root => {
@@ -282,7 +287,7 @@ impl<'o, O: Objects + ?Sized> Walk<'_, 'o, O> {
         let level = enter(self.ask, self.family, node, above.is_none())?;
         let empty = match level {
             Some(Level::Empty) => true,
-            Some(Level::Leaf(bucket)) => bucket.keys().is_empty(),
+            Some(Level::Within(bucket) | Level::Leaf(bucket)) => bucket.keys().is_empty(),
             _ => false,
         };
         self.empty += usize::from(empty);
@@ -301,7 +306,9 @@ impl<'o, O: Objects + ?Sized> Walk<'_, 'o, O> {
         let inner = match self.enter(node, above)? {
             None => return Ok(Step::Need),
             Some(Level::Empty) => return Ok(Step::Done(None)),
-            Some(Level::Leaf(bucket)) => return Ok(Step::Done(bucket.floor(key))),
+            Some(Level::Within(bucket) | Level::Leaf(bucket)) => {
+                return Ok(Step::Done(bucket.floor(key)));
+            }
             Some(Level::Inner(inner)) => inner,
         };
         let here = Above {
@@ -334,7 +341,7 @@ impl<'o, O: Objects + ?Sized> Walk<'_, 'o, O> {
         match self.enter(node, above)? {
             None => whole = Step::Need,
             Some(Level::Empty) => {}
-            Some(Level::Leaf(bucket)) => {
+            Some(Level::Within(bucket) | Level::Leaf(bucket)) => {
                 for (key, entry) in bucket.range(first, last) {
                     if each(self.ask, key, entry)? == Step::Need {
                         whole = Step::Need;

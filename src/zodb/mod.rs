@@ -13,7 +13,8 @@
 //!   other when they are walked (`btree`, `zblk`). Neither trusts the class in a reference.
 //! - A damaged database costs an error that names the object, bounded time and bounded memory.
 //!
-//! Read `bigfile` (the questions), `zblk` (the bytes), `btree` (the walk), `object` (what a record means).
+//! Read `bigfile` (the questions), `zblk` (the bytes), `btree` (the walk), `object` (what a record means); `topology`
+//! is for people who look at a tree.
 
 pub mod bigfile;
 pub mod btree;
@@ -21,6 +22,7 @@ pub mod class;
 pub mod error;
 pub mod need;
 pub mod object;
+pub mod topology;
 pub mod write;
 pub mod zblk;
 

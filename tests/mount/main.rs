@@ -32,6 +32,7 @@ mod kernel_off;
 mod live;
 mod restart;
 mod rev;
+mod topology;
 mod tree;
 mod user;
 mod warm;

@@ -4,6 +4,7 @@
 mod block;
 mod file;
 mod object;
+mod topology;
 mod tree;
 
 use super::btree::{Coverage, TreeRef};

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Stores a random tree over `[lo, hi)` with these keys, in any shape a tree may have.
-fn grow(
+pub(super) fn grow(
     db: &mut Db,
     rng: &mut Rng,
     family: Family,
