@@ -1,4 +1,5 @@
-//! Records of big files as Python 3 writes them: for the demonstration and for benchmarks, which make databases.
+//! Records of big files that Python 3 reads: for the demonstration, and for tests that make databases. Those of benchmarks are
+//! written opcode by opcode as Python writes them, memo included (`bench/src/pickle.rs`), for decoding pays for each.
 //!
 //! Protocol 3, class first and then state; what the reader of `wire::pickle` takes and Python's unpickler too.
 
