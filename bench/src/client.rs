@@ -1,7 +1,7 @@
 //! The programs that read: each does one thing to one file, and prints figures as `name value` lines.
 //!
 //! ```text
-//!   touch FILE BLKSIZE BLOCKS       pread 4 KiB in each block, or in `--max` of them, in random order: p50, p99, max in us
+//!   touch FILE BLKSIZE BLOCKS       pread 4 KiB in each block, or in `--max` of them, in random order: p50, p99, max in us; `--cpu N` binds the reader
 //!   stride FILE BLKSIZE BLOCKS STEP pread the first page of each STEPth block from every CPU, then drop the file
 //!   fault FILE BLKSIZE BLOCKS THREADS     the same through a mapping, MADV_RANDOM: faults a second
 //!   seq FILE BYTES                  read from the start: GB a second
@@ -68,6 +68,11 @@ pub fn run(args: &[String]) -> Result<()> {
         data: data.unwrap_or(u64::MAX),
         unchecked,
     };
+    if let Some(cpu) = option(args, "--cpu") {
+        let mut set = CpuSet::new();
+        set.set(usize::try_from(number(cpu)?)?)?;
+        sched_setaffinity(Pid::from_raw(0), &set)?;
+    }
     let max = option(args, "--max")
         .map(number)
         .transpose()?

@@ -91,11 +91,14 @@ const P99: (&str, &str, bool) = ("p99_us", "us", true);
 const FAULTS: (&str, &str, bool) = ("faults_s", "/s", false);
 const GB: (&str, &str, bool) = ("gb_s", "GB/s", false);
 const TOUCH: &[&str] = &["touch", "BLKSIZE", "BLOCKS"];
+/// A reader that stays on its CPU: else the scheduler may move it with every answer, and every READ finds the caches of
+/// another CPU, and another worker.
+const TOUCH_PINNED: &[&str] = &["touch", "BLKSIZE", "BLOCKS", "--cpu", "0"];
 const FAULT: &[&str] = &["fault", "BLKSIZE", "BLOCKS", "8"];
 const SEQ: &[&str] = &["seq", "BYTES"];
 const DIRECT: &[&str] = &["direct", "BLKSIZE", "BLOCKS"];
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 9] = [
     row(
         "first touch, ZBlk0, p50",
         ZBLK0,
@@ -109,6 +112,20 @@ const ROWS: [Row; 7] = [
         TOUCH,
         P50,
         Some(Bar::AtMost(4.0)),
+    ),
+    row(
+        "first touch, ZBlk0, pinned reader, p50",
+        ZBLK0,
+        TOUCH_PINNED,
+        P50,
+        None,
+    ),
+    row(
+        "first touch, ZBlk1, pinned reader, p50",
+        ZBLK1,
+        TOUCH_PINNED,
+        P50,
+        None,
     ),
     row(
         "mmap fault, 8 threads, ZBlk0",

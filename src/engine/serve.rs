@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How long a worker has had nothing to do before it stores blocks for readers to come.
+/// How long at least nobody has asked for anything before blocks are stored for readers to come.
 const IDLE: Duration = Duration::from_millis(2);
 /// INTERRUPTs remembered that came before their request.
 const INTERRUPTED_MAX: usize = 64;

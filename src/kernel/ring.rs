@@ -9,7 +9,7 @@
 use io_uring::{IoUring, cqueue, opcode, squeue::Entry128, types};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Why a ring cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,14 @@ pub struct Completion {
 /// A ring, owned by the thread that made it.
 pub struct Ring {
     inner: IoUring<Entry128, cqueue::Entry>,
+    /// When the timer goes off that is under way.
+    due: Option<Instant>,
+    /// How long it takes; the kernel reads it when it takes the entry, which may be in a later wait.
+    timer: Box<types::Timespec>,
 }
+
+/// `user_data` of the timer; everything else is the caller's.
+const TIMER: u64 = u64::MAX;
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -71,7 +78,13 @@ impl Ring {
             builder.setup_cqsize(ENTRIES * 4);
             attempt(&mut builder);
             match builder.build(ENTRIES) {
-                Ok(inner) => return Ok(Self { inner }),
+                Ok(inner) => {
+                    return Ok(Self {
+                        inner,
+                        due: None,
+                        timer: Box::default(),
+                    });
+                }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINVAL) => refused = error,
                     Some(libc::EPERM | libc::ENOSYS | libc::EACCES) => {
@@ -129,7 +142,11 @@ impl Ring {
         self.inner.submit().map(drop)
     }
 
-    /// Submits what is queued and waits for a completion, at most `timeout`.
+    /// Submits what is queued and waits for a completion, at most `timeout`; it may end earlier with none.
+    ///
+    /// A worker that is asked often waits often, and each new limit would have the kernel program a timer and take it
+    /// back, which costs a guest of a hypervisor more than a system call. So one timer goes on through all waits
+    /// until it is due.
     ///
     /// # Errors
     /// What the kernel said; a timeout, a signal and a full completion queue are not errors.
@@ -137,8 +154,20 @@ impl Ring {
         let time;
         let mut args = types::SubmitArgs::new();
         if let Some(timeout) = timeout {
-            time = types::Timespec::from(timeout);
-            args = args.timespec(&time);
+            let limit = Instant::now() + timeout;
+            match self.due {
+                Some(due) if due <= limit => {}
+                None if !timeout.is_zero() => {
+                    *self.timer = timeout.into();
+                    let timer = opcode::Timeout::new(&raw const *self.timer).build();
+                    self.push(&timer.user_data(TIMER).into());
+                    self.due = Some(limit);
+                }
+                _ => {
+                    time = types::Timespec::from(timeout);
+                    args = args.timespec(&time);
+                }
+            }
         }
         match self.inner.submitter().submit_with_args(1, &args) {
             Ok(_) => Ok(()),
@@ -151,11 +180,17 @@ impl Ring {
 
     /// Moves all completions to `out`: they are acted upon only after the queue is empty.
     pub fn reap(&mut self, out: &mut Vec<Completion>) {
-        out.extend(self.inner.completion().map(|entry| Completion {
-            data: entry.user_data(),
-            res: entry.result(),
-            more: cqueue::more(entry.flags()),
-        }));
+        for entry in self.inner.completion() {
+            if entry.user_data() == TIMER {
+                self.due = None;
+                continue;
+            }
+            out.push(Completion {
+                data: entry.user_data(),
+                res: entry.result(),
+                more: cqueue::more(entry.flags()),
+            });
+        }
     }
 }
 
