@@ -293,13 +293,8 @@ impl FileService {
         let rev = task.rev;
         let mut fetched = std::mem::take(&mut self.fetched);
         self.wants.tidy();
-        let here = loading::now(
-            &self.view,
-            self.tid_of(rev),
-            &self.wants,
-            near,
-            &mut fetched,
-        );
+        let wants = (&self.wants.objects[..], &self.wants.places[..]);
+        let here = loading::now(&self.view, self.tid_of(rev), wants, near, &mut fetched);
         if here {
             Counters::add(&self.counters().loads, self.wants.objects.len() as u64);
             for (oid, fetched) in fetched.drain(..) {

@@ -9,7 +9,6 @@
 //! miss the same bytes wait for the same pages.
 
 use super::buffer;
-use super::task::Wants;
 use crate::base::{Oid, Rev, Tid};
 use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::{Port, ReadDone};
@@ -21,18 +20,17 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-/// Loads what is wanted as of `at`, if the page cache of the database file has all of it; else false, and `out` means
-/// nothing. `near` is what was last read through this view: what a writer makes together lies together.
+/// Loads records and finds places of records as of `at`, if the page cache of the database file has all of it; else false,
+/// and `out` means nothing. `near` is what was last read through this view: what a writer makes together lies together.
 pub(super) fn now(
     view: &FileView,
     at: Tid,
-    wants: &Wants,
+    (objects, places): (&[Oid], &[Oid]),
     near: &mut Option<Run>,
     out: &mut Vec<(Oid, Fetched)>,
 ) -> bool {
-    let objects = wants.objects.iter().copied();
-    let places = wants.places.iter().copied();
-    if !wants.objects.is_empty() {
+    if !objects.is_empty() {
+        let objects = objects.iter().copied();
         let batch = match near.as_ref() {
             Some(near) => view.batch_near(at, objects, near),
             None => view.batch(at, objects),
@@ -41,7 +39,7 @@ pub(super) fn now(
             return false;
         }
     }
-    wants.places.is_empty() || Plan::Places(view.locate(at, places)).run_now(near, out)
+    places.is_empty() || Plan::Places(view.locate(at, places.iter().copied())).run_now(near, out)
 }
 
 /// Number of a task of this worker.

@@ -212,3 +212,44 @@ pub(super) fn fuse_cmd(cmd: u32, qid: u16, commit_id: u64, iovecs: u64, data: u6
     unsafe { len_at.write(2) };
     entry
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_wait_ends_in_time_whatever_timer_is_under_way() {
+        let mut ring = match Ring::new() {
+            Ok(ring) => ring,
+            Err(error) => return eprintln!("LACKS io_uring: {error}"),
+        };
+        let mut out = Vec::new();
+        let mut waited = |ring: &mut Ring, millis| {
+            let began = Instant::now();
+            ring.wait(Some(Duration::from_millis(millis))).unwrap();
+            ring.reap(&mut out);
+            (began.elapsed().as_millis(), std::mem::take(&mut out).len())
+        };
+        let (took, came) = waited(&mut ring, 30);
+        assert!((30..5000).contains(&took) && came == 0, "{took} ms");
+        // Ready at once, so the timer of this wait stays under way.
+        let (read, mut write) = io::pipe().unwrap();
+        write.write_all(b"x").unwrap();
+        ring.push_poll(read.as_fd(), 7);
+        let (took, came) = waited(&mut ring, 20_000);
+        assert!(took < 5000 && came == 1);
+        let (took, came) = waited(&mut ring, 30);
+        assert!((30..5000).contains(&took) && came == 0, "{took} ms");
+        assert!(waited(&mut ring, 0).0 < 5000);
+        // Now one that is under way ends the wait first: early, never late.
+        let due = ring.due;
+        assert!(due.is_some());
+        ring.due = None;
+        let (took, _) = waited(&mut ring, 40);
+        assert!((40..5000).contains(&took), "{took} ms");
+        assert_eq!(ring.due, None, "a timer that went off is gone");
+    }
+}
