@@ -5,6 +5,7 @@
 pub mod id;
 pub mod limit;
 pub mod rev;
+pub mod span;
 pub mod tidtime;
 
 pub use id::{BlkNo, BlkSize, Fh, NodeId, Oid, Tid, Unique};
