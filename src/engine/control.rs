@@ -58,6 +58,8 @@ struct Work {
     voted: usize,
     suspicious: Option<(Instant, bool)>,
     troubled: Option<Instant>,
+    /// States of head published so far.
+    published: u64,
 }
 
 impl Control {
@@ -78,6 +80,7 @@ impl Control {
                 voted: 0,
                 suspicious: None,
                 troubled: None,
+                published: 0,
             };
             if let Err(error) = follow::run(rings, &watch, &waker, || work.turn()) {
                 log.error(format!("the database can no longer be followed: {error}"));
@@ -128,6 +131,7 @@ impl Work {
                 Event::Commit(commit) => {
                     let oids = Some(commit.oids);
                     self.publish(Published {
+                        number: 0,
                         tid: commit.tid,
                         oids,
                         view: commit.view,
@@ -138,6 +142,7 @@ impl Work {
                         "the database was replaced by one with another history; all cached pages of head go",
                     );
                     self.publish(Published {
+                        number: 0,
                         tid: view.at(),
                         oids: None,
                         view,
@@ -249,8 +254,11 @@ impl Work {
                         worker.send(ToWorker::Ask(published.oids.clone()));
                     }
                 }
-                Action::Publish(_, published) => {
+                Action::Publish(_, mut published) => {
+                    self.published += 1;
+                    published.number = self.published;
                     let published = Arc::new(published);
+                    self.control.shared.publish(Arc::clone(&published));
                     for worker in &self.control.workers {
                         worker.send(ToWorker::View(Arc::clone(&published)));
                     }

@@ -64,6 +64,8 @@ pub struct FileService {
     pub(super) links: Links,
     /// Head, as this worker answers it.
     pub(super) at: Tid,
+    /// Number of that state.
+    pub(super) taken: u64,
     pub(super) view: FileView,
     pub(super) files: FxHashMap<NodeId, Arc<FileNode>>,
     pub(super) infos: FxHashMap<NodeId, Info>,
@@ -92,6 +94,7 @@ impl FileService {
             index,
             links,
             at: view.at(),
+            taken: 0,
             view,
             files: FxHashMap::default(),
             infos: FxHashMap::default(),
@@ -184,6 +187,7 @@ impl FileService {
             }
         }
         self.switch_file(&published.view);
+        self.taken = published.number;
         self.at = published.tid;
         self.links.control.send(ToControl::Took(touched));
     }
@@ -276,6 +280,10 @@ impl FileService {
 
 impl Service for FileService {
     fn request(&mut self, port: &mut Port, held: Held) {
+        // Another worker may have told the kernel of the new size already: a READ up to there has to find the new blocks.
+        if let Some(published) = self.shared.newer_than(self.taken) {
+            self.take_view(&published);
+        }
         Counters::add(&self.counters().requests, 1);
         let Ok(request) = port.request(&held) else {
             self.shared
@@ -344,7 +352,11 @@ impl Service for FileService {
                     let touched = self.tracked.touched(oids.as_deref());
                     self.links.control.send(ToControl::Answered(touched));
                 }
-                ToWorker::View(published) => self.take_view(&published),
+                ToWorker::View(published) => {
+                    if published.number > self.taken {
+                        self.take_view(&published);
+                    }
+                }
                 ToWorker::Switched(view) => self.switch_file(&view),
                 ToWorker::Shown => self.wake_future(port),
                 ToWorker::Interrupt(unique) => self.interrupt(port, unique),

@@ -35,6 +35,9 @@ pub struct Shared {
     pub future_lookups: AtomicUsize,
     /// Bytes of stores queued for the notifier.
     pub store_bytes: AtomicUsize,
+    /// Number of the newest state, and the state: there before any worker is told of it.
+    newest: AtomicU64,
+    newest_state: Mutex<Option<Arc<Published>>>,
     /// Of each worker.
     pub counters: Vec<Counters>,
     /// Blocks each worker noted; see [`Self::touches`].
@@ -114,6 +117,8 @@ impl Shared {
             stopping: AtomicBool::new(false),
             future_lookups: AtomicUsize::new(0),
             store_bytes: AtomicUsize::new(0),
+            newest: AtomicU64::new(0),
+            newest_state: Mutex::default(),
             counters: (0..setup.workers).map(|_| Counters::default()).collect(),
             touches: (0..setup.workers).map(|_| Notes::default()).collect(),
             zurl: setup.zurl,
@@ -144,6 +149,22 @@ impl Shared {
     pub fn show_head(&self, tid: Tid) {
         // In one order with `future_lookups`: either control sees who waits, or who waits sees the new head.
         self.head.store(tid.0, Ordering::SeqCst);
+    }
+
+    /// Every request that a worker begins from now on is answered as of this state, or a later one.
+    pub fn publish(&self, published: Arc<Published>) {
+        let number = published.number;
+        let state = Some(published);
+        *self.newest_state.lock().expect("a panic aborts") = state;
+        self.newest.store(number, Ordering::Release);
+    }
+
+    /// A state newer than `number`, if there is one.
+    pub fn newer_than(&self, number: u64) -> Option<Arc<Published>> {
+        if self.newest.load(Ordering::Acquire) <= number {
+            return None;
+        }
+        self.newest_state.lock().expect("a panic aborts").clone()
     }
 
     fn sum(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> u64 {
@@ -190,6 +211,8 @@ impl Shared {
 /// A new state of head, for every worker.
 #[derive(Clone, Debug)]
 pub struct Published {
+    /// States are numbered as they are published.
+    pub number: u64,
     /// Its transaction.
     pub tid: Tid,
     /// What it changed; `None` when nobody can tell, and everything may have.

@@ -34,6 +34,10 @@ try:
             else:
                 call = "pread"
                 data = os.pread(fd, n, off)
+            if len(data) != n and how == "pread" and data:
+                # What was cached is given before the error of the rest: the rest has to be an error then.
+                call = "pread of the rest"
+                os.pread(fd, n - len(data), off + len(data))
             if len(data) != n:
                 print("SHORT", len(data), "of", n, "at", off)
                 sys.exit(1)
