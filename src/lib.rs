@@ -23,6 +23,8 @@
 //!                       base     words of the domain
 //! ```
 //!
+//! Beside `zodb` stands [`tail`], history of changes, pure like it and under way: nothing serves from it yet.
+//!
 //! Start reading at [`engine::serve`], which is what happens to a request, and [`fs::advance`], which is what
 //! happens to a commit. [`kernel::port`] is how requests come in.
 //!
@@ -66,8 +68,8 @@
 //! 2 ms, the rest of the block is loaded and stored behind the readers ([`fs::touch`]).
 //!
 //! **Commit**: (1) [`store::file`] sees a whole transaction. (2) Workers say which files they read through what changed,
-//! and those files' pages are dropped, which only makes the rest quick. (3) Every worker takes the new view between
-//! two requests and starts those files' notes anew. (4) The files are dropped for good. (5) `head/at` shows the
+//! and those files' pages are dropped, which only makes the rest quick. (3) The new view is published: every worker
+//! takes it before its next request, or when its message comes, and starts those files' notes anew. (4) The files are dropped for good. (5) `head/at` shows the
 //! transaction.
 //!
 //! Until changes are told apart by block, a commit drops every page of each file it touches: coarse, never stale.
@@ -78,5 +80,6 @@ pub mod engine;
 pub mod fs;
 pub mod kernel;
 pub mod store;
+pub mod tail;
 pub mod wire;
 pub mod zodb;

@@ -195,6 +195,48 @@ pub fn range<'o, O: Objects + ?Sized>(
     .range(root, None, (first, last), each)
 }
 
+/// What is below a node, as [`below`] tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Below {
+    /// Nodes, and the keys each answers for. Children that answer for no key are left out.
+    Nodes(Vec<PathNode>),
+    /// Keys, with what they lead to.
+    Entries(Vec<(i64, Entry)>),
+}
+
+/// What is below a node of a tree. A root that is not there is an empty tree: so one that was deleted, or is yet to
+/// be made, can be compared with what it was or becomes.
+pub fn below<O: Objects + ?Sized>(
+    ask: &mut Ask<'_, O>,
+    tree: TreeRef,
+    node: PathNode,
+) -> Result<Step<Below>, ZodbError> {
+    let is_root = node.oid == tree.root && node.cover == Coverage::ALL;
+    let level = match enter(ask, tree.family, node, is_root) {
+        Err(ZodbError::Dangling { oid, .. }) if is_root && oid == tree.root => Some(Level::Empty),
+        level => level?,
+    };
+    Ok(match level {
+        None => Step::Need,
+        Some(Level::Empty) => Step::Done(Below::Entries(Vec::new())),
+        Some(Level::Within(bucket) | Level::Leaf(bucket)) => {
+            Step::Done(Below::Entries(bucket.iter().collect()))
+        }
+        Some(Level::Inner(inner)) => {
+            let children = inner.children().iter().enumerate();
+            let children = children.map(|(i, &oid)| PathNode {
+                oid,
+                cover: node.cover.child(inner, i),
+            });
+            Step::Done(Below::Nodes(
+                children
+                    .filter(|child| child.cover.last().is_some())
+                    .collect(),
+            ))
+        }
+    })
+}
+
 /// What a node is to a walk.
 pub(super) enum Level<'a> {
     /// A tree of no keys.
