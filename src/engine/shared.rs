@@ -18,7 +18,6 @@ use crate::kernel::proc::Waker;
 use crate::store::file::FileView;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
