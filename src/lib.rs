@@ -15,15 +15,15 @@
 //!                engine          threads, channels, the loop
 //!               /      \
 //!   decides    fs      store     does: bringing objects in
-//!             /          |  \
-//!          zodb          |  kernel     every system call of serving, every unsafe block
-//!             \          | /
-//!               \       wire     bytes <-> messages
+//!             /  \       |  \
+//!          zodb  tail    |  kernel     every system call of serving, every unsafe block
+//!             \   |      | /
+//!               \ |     wire     bytes <-> messages
 //!                        |
 //!                       base     words of the domain
 //! ```
 //!
-//! Beside `zodb` stands [`tail`], history of changes, pure like it and under way: nothing serves from it yet.
+//! [`tail`] is the history of changes; it stands on `zodb` as `fs` does on both.
 //!
 //! Start reading at [`engine::serve`], which is what happens to a request, and [`fs::advance`], which is what
 //! happens to a commit. [`kernel::port`] is how requests come in.
@@ -32,14 +32,14 @@
 //!
 //! Numbers are kept stable; I4 belongs to the isolation protocol, which is not here yet.
 //!
-//! - **I1** Whatever the kernel may hold of a head file is tracked: every object an answer was made from is noted
-//!   before the answer is given ([`fs::track`]).
+//! - **I1** Whatever the kernel may hold of a head file is tracked: a worker notes what an answer was made from before it gives
+//!   it ([`fs::track`]), pages behind the end of a file included; control puts the notes into the history ([`tail`]).
 //! - **I2** A head READ is answered as of exactly one transaction. A parked one whose objects change goes on under
 //!   the new view, with everything that changed taken from it ([`engine::serve`]).
-//! - **I3** No head READ waits for an advance: it is answered from the view its worker holds. What changed is dropped
-//!   only once every worker holds the new view, so what the old one put back goes too ([`fs::advance`]).
+//! - **I3** No head READ waits for an advance: it is answered from the view its worker holds. Changed blocks are dropped
+//!   only once no worker answers from the old view, so what the old one put back goes too ([`fs::advance`]).
 //! - **I5** No thread that answers requests writes notifications that take page locks, or enters our own mount.
-//!   Notifications have a thread of their own ([`engine::shared`]); kernel-note 0003.
+//!   Notifications have threads of their own ([`engine::notifier`]); kernel-note 0003.
 //! - **I6** A request is in exactly one place: the kernel, its worker's hands, or a parked task. [`kernel::port::Held`]
 //!   is neither copied nor dropped.
 //! - **I7** Everything that can grow has a bound in [`base::limit`].
@@ -49,9 +49,13 @@
 //!
 //! ```text
 //!   client in a page fault --> READ --> worker --> database file        (never: head, a commit, another client)
-//!   LOOKUP of @tid beyond head --> head/at                              (the one request that waits for a commit;
-//!                                                                        it holds no page and can be interrupted)
-//!   commit --> workers take the view --> notifier drops pages --> READs of those pages --> database file
+//!   LOOKUP of @tid beyond head, READ of zhead --> head/at               (the only requests that wait for a commit;
+//!                                                                        they hold no page and can be interrupted)
+//!   OPEN below @tid --> zring-keep --> READs below @tid --> database file
+//!   commit --> workers in the middle of a request
+//!          --> zring-notify --> READs of the changed blocks --> database file
+//!                           --> the store under way, if it is of a changed block --> READs of that block
+//!   store of the rest of a block --> zring-store --> READs of its pages (nobody waits for it but a drop of its block)
 //! ```
 //!
 //! No arrow leads back from a READ to a commit, so no circle closes. `tests/sim` runs the commit path against a
@@ -67,12 +71,12 @@
 //! in chunks by one copy; one command answers and arms the entry again. (7) When nobody has asked for anything for
 //! 2 ms, the rest of the block is loaded and stored behind the readers ([`fs::touch`]).
 //!
-//! **Commit**: (1) [`store::file`] sees a whole transaction. (2) Workers say which files they read through what changed,
-//! and those files' pages are dropped, which only makes the rest quick. (3) The new view is published: every worker
-//! takes it before its next request, or when its message comes, and starts those files' notes anew. (4) The files are dropped for good. (5) `head/at` shows the
-//! transaction.
-//!
-//! Until changes are told apart by block, a commit drops every page of each file it touches: coarse, never stale.
+//! **Commit**: (1) [`store::file`] sees a whole transaction. (2) The history compares old and new state of what is tracked
+//! ([`tail::btreediff`]) and says which blocks of which files change. (3) The kernel is asked for its pages of them; what it had
+//! whole is kept, for those who will look for it under `@<tid>` ([`fs::kept`]). (4) The new view is published: every worker
+//! takes it before the next thing it does ([`engine::shared`]). (5) What was noted meanwhile is compared too; then the changed
+//! blocks are dropped, and the attributes of files whose size may have changed, and nothing else. (6) `head/at` shows the
+//! transaction, and so does `zhead`.
 
 pub mod base;
 pub mod cli;

@@ -42,7 +42,7 @@ impl<'v> Loader<'v> {
         Self {
             view,
             own: Own::default(),
-            cache: Cache::new(0, 0),
+            cache: Cache::new(view.at(), 0, 0),
             seen: RefCell::default(),
             need: Vec::new(),
         }

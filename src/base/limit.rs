@@ -84,7 +84,29 @@ pub const FINDINGS_MAX: usize = 1000;
 
 /// Largest block that is stored whole after a first touch; beyond it readers get what they ask for.
 pub const UPLOAD_BYTES_MAX: u64 = 16 << 20;
-/// Bytes of stores that wait for the notifier before another one is made.
+/// Bytes of stores that wait for their turn before another one is made.
 pub const STORE_QUEUE_BYTES_MAX: usize = 4 << 20;
-/// Notifications that wait for the notifier.
-pub const NOTICES_MAX: usize = 1024;
+/// Stores that wait for their turn.
+pub const STORES_MAX: usize = 1024;
+
+/// States of head that a worker may be behind before it starts with an empty cache; it is woken long before.
+pub const STATES_MAX: usize = 512;
+/// Changed objects in those states, 8 bytes each.
+pub const STATES_OIDS_MAX: usize = 1 << 20;
+/// Notes of a worker that are not taken before control is woken for them: 64 bytes each.
+pub const NOTES_LOOK: usize = 8192;
+/// Bytes of old pages kept for those who will look for them under `@<tid>`, oldest given up first. A commit of 10 blocks of
+/// 64 KiB, 100 times a second, fills it in a second; who looks later reads them from the database.
+pub const KEPT_BYTES_MAX: usize = 64 << 20;
+/// Objects that the history keeps to compare states of block tables: what commits change, twice. Beside it, tens of bytes for
+/// each block that was read.
+pub const HISTORY_CACHE_BYTES: usize = 32 << 20;
+/// Blocks that are tracked, 70 to 100 bytes each: 0.8 GiB; up to 360 where each is alone in its bucket. Beyond it the file with the
+/// most of them is dropped from the page cache and forgotten.
+pub const TRACKED_BLOCKS_MAX: u64 = 8 << 20;
+/// Changed objects that the history remembers, 16 to 60 bytes each; beyond it the oldest transactions are forgotten early.
+pub const HISTORY_CHANGES_MAX: usize = 8 << 20;
+/// Transactions that a reader of `.wcfs/debug/zhead` may be behind, 8 bytes each; beyond it is detached.
+pub const ZHEAD_LINES_MAX: usize = 100_000;
+/// How long an advance waits for the kernel's pages, which it gives without waiting for anything.
+pub const KEEP_DEADLINE_MS: u64 = 50;

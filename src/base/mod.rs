@@ -2,7 +2,9 @@
 //!
 //! Every other room speaks in these types; no bare `u64` crosses a room.
 
+pub mod blkmap;
 pub mod id;
+pub mod keymap;
 pub mod limit;
 pub mod rev;
 pub mod span;

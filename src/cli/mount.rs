@@ -256,6 +256,8 @@ fn serve(
         read_ahead_kb: request.options.read_ahead_kb,
         allow_other: request.options.allow_other,
         flags: request.options.flags,
+        debug: request.options.debug,
+        on_epoch: request.options.on_epoch,
     };
     let mut bar = Progress::new("reading the database");
     let auto = options.transport == Choice::Auto;

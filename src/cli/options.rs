@@ -2,6 +2,7 @@
 
 use super::args::{self, Usage};
 use crate::base::limit;
+use crate::engine::control::OnEpoch;
 use crate::engine::start::Choice;
 use crate::kernel::mount::MountFlags;
 use crate::kernel::port::TransportKind;
@@ -14,6 +15,8 @@ options, after -o, separated by commas:
   max_record=SIZE                 largest object record accepted [64M]
   pintimeout=D                    acknowledgement deadline of watch clients, at least 1.5s [30s]
   access=owner|all                who may enter the mount [owner]
+  on_epoch=file|server            when a big file was deleted or remade: EIO for its old node, or the mount ends [file]
+  debug                           makes .wcfs/debug/zhead: a line for each transaction
   log_file=PATH                   where a daemon in the background writes its log [nowhere]
   ro noexec noatime               as mount(8); nosuid and nodev are always set
 ";
@@ -28,6 +31,8 @@ pub(super) struct Options {
     pub(super) allow_other: bool,
     pub(super) flags: MountFlags,
     pub(super) log_file: Option<String>,
+    pub(super) debug: bool,
+    pub(super) on_epoch: OnEpoch,
 }
 
 impl Default for Options {
@@ -40,6 +45,8 @@ impl Default for Options {
             allow_other: false,
             flags: MountFlags::default(),
             log_file: None,
+            debug: false,
+            on_epoch: OnEpoch::default(),
         }
     }
 }
@@ -66,13 +73,15 @@ fn near(name: &Option<&'static str>) -> String {
     name.map_or(String::new(), |name| format!("; did you mean {name}?"))
 }
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 9] = [
     "transport",
     "read_ahead",
     "max_record",
     "pintimeout",
     "access",
     "log_file",
+    "on_epoch",
+    "debug",
     "noexec",
 ];
 
@@ -128,6 +137,12 @@ impl Options {
                 "owner" => self.allow_other = false,
                 "all" => self.allow_other = true,
                 _ => return refuse("access", "owner or all"),
+            },
+            "debug" => self.debug = true,
+            "on_epoch" => match value {
+                "file" => self.on_epoch = OnEpoch::File,
+                "server" => self.on_epoch = OnEpoch::Server,
+                _ => return refuse("on_epoch", "file or server"),
             },
             "log_file" if value.starts_with('/') => self.log_file = Some(value.to_owned()),
             "log_file" => return refuse("log_file", "an absolute path"),

@@ -45,7 +45,7 @@ impl<'a> Reader<'a> {
         &mut self,
         mut step: impl FnMut(&mut Ask<'_, AtHand<'_, ()>>) -> Result<Step<T>, ZodbError>,
     ) -> Result<T, ZodbError> {
-        let (cache, seen) = (Cache::new(0, 0), RefCell::default());
+        let (cache, seen) = (Cache::new(self.at, 0, 0), RefCell::default());
         loop {
             let mut need = Vec::new();
             let hand = AtHand {

@@ -4,28 +4,33 @@
 
 use super::buffer;
 use super::loading::{self, Delivery, Fetched, TaskId};
+use super::notifier::Store;
 use super::serve::FileService;
-use super::shared::{Counters, Notice};
-use super::task::{self, Extent, Failure, Job, Task};
+use super::shared::Counters;
+use super::task::{self, Extent, Failure, Job, Look, Task};
 use crate::base::limit;
-use crate::base::{NodeId, Oid, Rev, Tid};
+use crate::base::span::KeySet;
+use crate::base::{BlkNo, NodeId, Oid, Rev, Tid};
 use crate::fs::cache::Kept;
 use crate::fs::errno;
+use crate::fs::pagecache::{self, PAGE};
 use crate::fs::read::{self, Info};
+use crate::fs::track::{Looked, Note, range_of};
 use crate::fs::tree::FileNode;
 use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::Port;
 use crate::store::LoadError;
 use crate::store::file::{Located, Run};
+use crate::tail::Seen;
 use crate::wire::fuse::reply;
 use crate::wire::pickle;
+use crate::zodb::bigfile;
 use crate::zodb::need::{Absent, Ask, Step};
 use crate::zodb::object::decode_within;
 use crate::zodb::{Kind, ZodbError};
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Tasks.
 impl FileService {
@@ -78,7 +83,7 @@ impl FileService {
             Job::Abandoned => return Some(Ok(0)),
             Job::Lookup(oid) => self.step_lookup(port, task, *oid),
             Job::Getattr(file) => self.step_getattr(port, task, file),
-            Job::Read { file, off, len } => self.step_read(port, task, file, (*off, *len)),
+            Job::Read { file, off, len, .. } => self.step_read(port, task, file, (*off, *len)),
             Job::Store { file, ranges } => self.step_store(task, file, ranges),
         };
         found.unwrap_or_else(|failure| {
@@ -122,20 +127,85 @@ impl FileService {
             return Ok(None);
         };
         if id != NodeId(0) {
-            // What is kept has to be tracked too, also when the answer still lacks something.
-            if task.rev == Rev::Head {
-                self.tracked.note(id, self.seen.get_mut());
-            }
-            self.infos.insert(id, info);
+            self.learn(task, id, oid, info)?;
         }
         Ok(Some(info))
     }
 
-    /// Notes what the answer depends on, before it is given (READ 5).
-    fn track(&mut self, file: &FileNode) {
-        if file.rev == Rev::Head {
-            self.tracked.note(file.id, self.seen.get_mut());
+    /// Keeps what a big file is, and notes what its size depends on (READ 5). All objects of that are at hand.
+    fn learn(&mut self, task: &Task, id: NodeId, oid: Oid, info: Info) -> Result<(), Failure> {
+        if task.rev != Rev::Head {
+            self.infos.insert(id, info);
+            return Ok(());
         }
+        let file = info.file;
+        let noted = self.noted.entry(id).or_default();
+        let mut hand_needs = Vec::new();
+        let hand = task::at_hand(task, &self.cache, &self.seen);
+        let mut ask = Ask::new(&hand, &mut hand_needs);
+        let mut ends = Vec::new();
+        if bigfile::last_leaves(&mut ask, &file, &mut ends)? == Step::Need {
+            unreachable!("BUG: the size is known, and what it was found through is not");
+        }
+        let mut leaves = Vec::new();
+        for path in ends {
+            let Some(range) = path.last().and_then(|leaf| range_of(leaf.cover)) else {
+                continue;
+            };
+            if !noted.covers(range) {
+                noted.insert(range);
+                leaves.push(path.into());
+            }
+        }
+        self.note(Note::File {
+            node: id,
+            oid,
+            file,
+        });
+        for path in leaves {
+            self.note(Note::Leaf { oid, path });
+        }
+        self.depends.note(id, self.seen.get_mut());
+        self.infos.insert(id, info);
+        Ok(())
+    }
+
+    /// Notes what an answer depends on, before it is given (READ 5): the leaves and blocks of the trail, and what pages of
+    /// them are given away. `spans` are the bytes that the trail is of, and where they begin in the file.
+    fn track(&mut self, file: &FileNode, info: &Info, spans: &[(u64, &[u8])]) {
+        if file.rev != Rev::Head || file.is_gone() {
+            return; // what is gone was dropped, and its pages are not those of the node that follows it
+        }
+        let oid = file.oid;
+        let mut trail = std::mem::take(&mut self.trail);
+        for path in trail.leaves.drain(..) {
+            if let Some(range) = path.last().and_then(|leaf| range_of(leaf.cover)) {
+                self.noted.entry(file.id).or_default().insert(range);
+            }
+            self.note(Note::Leaf { oid, path });
+        }
+        let blksize = info.file.blksize.0;
+        let is_summed = blksize.is_multiple_of(PAGE as u64) && !self.shared.probe.is_refused();
+        let pieces = spans.iter().flat_map(|&(off, data)| {
+            let pieces = read::pieces(blksize, off, data.len());
+            pieces.map(move |piece| (piece, &data[piece.at..][..piece.len]))
+        });
+        for ((piece, data), &Looked { blk, value }) in pieces.zip(&trail.blocks) {
+            debug_assert_eq!(piece.blk, blk);
+            let seen = if is_summed && piece.off.is_multiple_of(PAGE as u64) {
+                pagecache::seen(piece.off / PAGE as u64, data)
+            } else {
+                Seen::default()
+            };
+            self.note(Note::Block {
+                oid,
+                blk,
+                value,
+                seen,
+            });
+        }
+        trail.clear();
+        self.trail = trail;
     }
 
     fn step_lookup(
@@ -153,8 +223,9 @@ impl FileService {
             other => unreachable!("BUG: a big file that is {other:?}"),
         };
         let file = self.shared.tree().enter_file(task.rev, oid, serial);
-        self.track(&file);
-        self.infos.insert(file.id, info);
+        if !self.infos.contains_key(&file.id) {
+            self.learn(task, file.id, oid, info)?;
+        }
         self.files.insert(file.id, Arc::clone(&file));
         let attr = self
             .shared
@@ -166,6 +237,7 @@ impl FileService {
         let valid = if task.rev == Rev::Head {
             0
         } else {
+            file.told_size(info.size);
             reply::CACHE_S
         };
         Ok(Some(Ok(reply::entry(port.body(held), attr, valid))))
@@ -180,7 +252,6 @@ impl FileService {
         let Some(info) = self.info(task, file.oid, file.id)? else {
             return Ok(None);
         };
-        self.track(file);
         let attr = self.shared.owner.file(file, info.size, info.file.blksize.0);
         let held = task.held.as_ref().expect("a GETATTR is held");
         Ok(Some(Ok(reply::attr(port.body(held), attr))))
@@ -196,14 +267,32 @@ impl FileService {
         let Some(info) = self.info(task, file.oid, file.id)? else {
             return Ok(None);
         };
-        let len = read::clip(off, len, info.size);
+        let asked = len;
+        let len = read::clip(off, asked, info.size);
         let held = task.held.as_ref().expect("a READ is held");
         let out = &mut port.body(held)[..len];
-        let hand = task::at_hand(task, &self.cache, &self.seen);
-        if !task::fill(&hand, &task.raws, &mut self.wants, &info, off, out)? {
+        let none = KeySet::default();
+        let mut look = Look {
+            hand: task::at_hand(task, &self.cache, &self.seen),
+            raws: &task.raws,
+            wants: &mut self.wants,
+            trail: &mut self.trail,
+            noted: self.noted.get(&file.id).unwrap_or(&none),
+        };
+        look.trail.clear();
+        if !task::fill(&mut look, &info, off, out)? {
             return Ok(None);
         }
-        self.track(file);
+        self.track(file, &info, &[(off, out)]);
+        if len < asked && file.rev == Rev::Head {
+            let blksize = info.file.blksize.0;
+            let end = (off + asked as u64 - 1).min(i64::MAX.unsigned_abs());
+            self.note(Note::Beyond {
+                oid: file.oid,
+                first: BlkNo((info.size / blksize).max(off / blksize)),
+                last: BlkNo(end / blksize),
+            });
+        }
         self.note_touch(file, &info, off, len);
         Counters::add(&self.counters().read_bytes, len as u64);
         Ok(Some(Ok(len)))
@@ -240,36 +329,50 @@ impl FileService {
         let (base, end) = (first.start, last.end.min(info.size).max(first.start));
         let at = |pos: u64| usize::try_from(pos.clamp(base, end) - base).expect("at most a block");
         let mut data = buffer::take(at(end));
-        let hand = task::at_hand(task, &self.cache, &self.seen);
+        let none = KeySet::default();
+        let mut look = Look {
+            hand: task::at_hand(task, &self.cache, &self.seen),
+            raws: &task.raws,
+            wants: &mut self.wants,
+            trail: &mut self.trail,
+            noted: self.noted.get(&file.id).unwrap_or(&none),
+        };
+        look.trail.clear();
         let mut complete = true;
         for range in ranges {
             let out = &mut data[at(range.start)..at(range.end)];
-            complete &= task::fill(&hand, &task.raws, &mut self.wants, &info, range.start, out)?;
+            complete &= task::fill(&mut look, &info, range.start, out)?;
         }
         if !complete {
             return Ok(None);
         }
-        self.track(file);
+        let span = |range: &Range<u64>| (range.start, &data[at(range.start)..at(range.end)]);
+        self.track(file, &info, &ranges.iter().map(span).collect::<Vec<_>>());
         let data = buffer::freeze(data, at(end));
         for range in ranges {
             let data = data.slice(at(range.start)..at(range.end));
-            let (node, off, len) = (file.id, range.start, data.len());
-            self.shared.store_bytes.fetch_add(len, Ordering::Relaxed);
-            if self
-                .links
-                .notices
-                .try_send(Notice::Store { node, off, data })
-                .is_err()
-            {
-                self.shared.store_bytes.fetch_sub(len, Ordering::Relaxed);
-            }
+            let (node, off) = (file.id, range.start);
+            self.shared.stores.push(Store::Pages { node, off, data });
         }
         Counters::add(&self.counters().stores, 1);
         Ok(Some(Ok(0)))
     }
 
     fn finish(&mut self, port: &mut Port, task: Task, outcome: Result<usize, i32>) {
-        if let Some(held) = task.held {
+        let Some(held) = task.held else { return };
+        let held = match (&task.job, outcome) {
+            (
+                Job::Read {
+                    file,
+                    off,
+                    is_cached: true,
+                    ..
+                },
+                Ok(len),
+            ) => self.probe(held, len, (file.id, *off)),
+            _ => Some(held),
+        };
+        if let Some(held) = held {
             self.reply(port, held, outcome);
         }
     }
@@ -297,6 +400,7 @@ impl FileService {
         let here = loading::now(&self.view, self.tid_of(rev), wants, near, &mut fetched);
         if here {
             Counters::add(&self.counters().loads, self.wants.objects.len() as u64);
+            Counters::add(&self.counters().places, self.wants.places.len() as u64);
             for (oid, fetched) in fetched.drain(..) {
                 let Ok(kept) = self.keep(rev, oid, fetched) else {
                     task.failed = true;
@@ -330,6 +434,7 @@ impl FileService {
         let state = (rev, self.tid_of(rev), &view);
         let mut deliveries = std::mem::take(&mut self.deliveries);
         Counters::add(&self.counters().loads, wants.objects.len() as u64);
+        Counters::add(&self.counters().places, wants.places.len() as u64);
         if !wants.objects.is_empty() {
             self.loading
                 .objects(port, state, &wants.objects, &mut deliveries);
@@ -397,7 +502,7 @@ impl FileService {
             }
             Fetched::Place(Ok(located), file) => {
                 return Ok(match raw_extent(&located, file, self.shared.max_record) {
-                    Some(extent) => Kept::Raw(extent),
+                    Some(extent) => Kept::Raw(extent, located.serial),
                     // Not of the plain form: to be loaded and decoded.
                     None => Kept::Opaque,
                 });

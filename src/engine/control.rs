@@ -8,10 +8,16 @@
 //! serving the past as the present.
 
 use super::follow::{self, LOOK_EVERY, Watch};
-use super::shared::{Mailbox, Notice, Published, Shared, ToControl, ToWorker};
-use crate::base::Tid;
-use crate::fs::advance::{Action, Event as HeadEvent, Head};
-use crate::fs::tree::fixed;
+use super::history::{self, History, Source, Unloaded};
+use super::notifier::{Keep, Store};
+use super::retrieval::Retrieval;
+use super::shared::{Mailbox, Published, Shared, ToControl, ToWorker};
+use crate::base::{NodeId, Tid, limit};
+use crate::fs::advance::{Action, Drop, Event as HeadEvent, Head};
+use crate::fs::history::{Effect, Failed, Lost, Passing, Why};
+use crate::fs::pagecache;
+use crate::fs::track::Note;
+use crate::fs::tree::{Node, fixed};
 use crate::kernel::mount::Connection;
 use crate::kernel::proc::{self, Waker};
 use crate::store::file::{Event, FileStore, FollowError, Poll, Tail};
@@ -38,8 +44,12 @@ pub struct Control {
     pub connection: Arc<Connection>,
     /// Every worker.
     pub workers: Vec<Mailbox<ToWorker>>,
-    /// The notifier.
-    pub notices: Sender<Notice>,
+    /// The thread that drops.
+    pub drops: Sender<Vec<Drop>>,
+    /// The thread that stores below `@<tid>`.
+    pub(super) keeper: Sender<Keep>,
+    /// What each worker notes.
+    pub notes: Vec<Receiver<Note>>,
     /// What it is told.
     pub inbox: Receiver<ToControl>,
     /// How to tell it something.
@@ -48,13 +58,30 @@ pub struct Control {
     pub waker: Waker,
     /// Whether it may use io_uring.
     pub rings: bool,
+    /// What is done about a big file that is another one now.
+    pub on_epoch: OnEpoch,
+}
+
+/// What is done when a ZBigFile that is served was deleted, or got another block size or table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnEpoch {
+    /// Its node answers EIO, its name leads to a new one; everything else goes on.
+    #[default]
+    File,
+    /// The mount ends.
+    Server,
 }
 
 /// The state of its work.
 struct Work {
     control: Control,
     head: Head<Published>,
-    actions: Vec<Action<Published>>,
+    history: History,
+    retrieval: Retrieval,
+    /// Files that the transaction under way leaves nothing of.
+    lost: Vec<Lost>,
+    /// The state that not every worker has yet.
+    passing: Option<u64>,
     voted: usize,
     suspicious: Option<(Instant, bool)>,
     troubled: Option<Instant>,
@@ -71,12 +98,17 @@ impl Control {
         proc::spawn("zring-control", move || {
             let (rings, waker) = (self.rings, self.waker.clone());
             let watch = Watch::new(self.store.watch_paths());
-            let head = Head::new(at, self.workers.len());
             let log = self.shared.log.clone();
+            let (view, notes) = (self.store.view(), self.notes.clone());
+            let (workers, max_record) = (notes.len(), self.shared.max_record);
+            let source = Source::new(view, notes, max_record);
             let mut work = Work {
+                history: History::new(at, workers, source),
                 control: self,
-                head,
-                actions: Vec::new(),
+                head: Head::new(at),
+                retrieval: Retrieval::default(),
+                lost: Vec::new(),
+                passing: None,
                 voted: 0,
                 suspicious: None,
                 troubled: None,
@@ -95,16 +127,26 @@ impl Work {
     fn turn(&mut self) -> Option<Duration> {
         while let Ok(message) = self.control.inbox.try_recv() {
             match message {
-                ToControl::Stop => return None,
+                ToControl::Stop => {
+                    self.control.shared.stores.end();
+                    return None;
+                }
                 // What was under way when the database failed comes to nothing.
-                ToControl::Answered(_) | ToControl::Took(_) | ToControl::Dropped
-                    if self.control.shared.failed.load(Ordering::Relaxed) => {}
-                ToControl::Answered(files) => self.apply(HeadEvent::Answered(files)),
-                ToControl::Took(files) => self.apply(HeadEvent::Took(files)),
+                _ if self.control.shared.failed.load(Ordering::Relaxed) => {}
+                ToControl::Look => self.look(),
                 ToControl::Dropped => self.apply(HeadEvent::Dropped),
                 ToControl::DropFailed(error) => {
                     self.control.shared.log.error(error);
                     self.abandon();
+                }
+                ToControl::Forgotten(nodes) => {
+                    self.history.take_notes();
+                    self.history.forgotten(&nodes);
+                }
+                ToControl::Retrieved { id, off, data } => {
+                    if self.retrieval.came(id, off, data) {
+                        self.kept();
+                    }
                 }
                 ToControl::Rebuilt(rebuilt) => {
                     let poll = self.control.store.adopt(*rebuilt);
@@ -115,8 +157,28 @@ impl Work {
         if self.control.shared.failed.load(Ordering::Relaxed) {
             return Some(Duration::from_secs(3600));
         }
+        if self.retrieval.is_late() {
+            self.kept();
+        }
+        if self.history.has_astray() && self.head.is_quiet() {
+            self.let_go();
+        }
         let poll = self.control.store.poll();
-        Some(self.polled(poll))
+        let wait = self.polled(poll);
+        Some(self.retrieval.left().map_or(wait, |left| left.min(wait)))
+    }
+
+    /// Notes have piled up, or a worker moved on.
+    fn look(&mut self) {
+        match self.passing {
+            // Notes that come in now may be of either state: `join` tells them apart.
+            Some(number) if self.control.shared.passed(number) => {
+                self.passing = None;
+                self.apply(HeadEvent::Passed);
+            }
+            Some(_) => {}
+            None => self.history.take_notes(),
+        }
     }
 
     /// Acts on what a poll found; tells when to look again.
@@ -130,10 +192,11 @@ impl Work {
             match event {
                 Event::Commit(commit) => {
                     let oids = Some(commit.oids);
-                    self.publish(Published {
+                    self.commit(Published {
                         number: 0,
                         tid: commit.tid,
                         oids,
+                        anew: Vec::new(),
                         view: commit.view,
                     });
                 }
@@ -141,10 +204,11 @@ impl Work {
                     self.control.shared.log.warning(
                         "the database was replaced by one with another history; all cached pages of head go",
                     );
-                    self.publish(Published {
+                    self.commit(Published {
                         number: 0,
                         tid: view.at(),
                         oids: None,
+                        anew: Vec::new(),
                         view,
                     });
                 }
@@ -223,68 +287,204 @@ impl Work {
         LOOK_EVERY
     }
 
-    /// A new state of head. Big files whose own object changed are not what they were: their names lead to new nodes.
-    fn publish(&mut self, published: Published) {
-        if let Some(oids) = &published.oids {
-            let retired: Vec<_> = {
-                let mut tree = self.control.shared.tree();
-                oids.iter().filter_map(|&oid| tree.retire(oid)).collect()
-            };
-            for file in retired {
-                let log = &self.control.shared.log;
-                log.warning(format!(
-                    "big file {} changed @{}: open it anew",
-                    file.oid, published.tid
-                ));
-                let name = Notice::DropName(fixed::HEAD_BIGFILE, file.oid.to_string());
-                let _ = self.control.notices.try_send(name);
-            }
+    /// Nothing changed, but files are to be forgotten: a state that is the same.
+    fn let_go(&mut self) {
+        let view = self.control.store.view();
+        if view.at() == self.head.at() {
+            self.commit(Published {
+                number: 0,
+                tid: view.at(),
+                oids: Some([].into()),
+                anew: Vec::new(),
+                view,
+            });
         }
-        let tid = published.tid;
-        self.apply(HeadEvent::Commit(tid, published));
     }
 
+    fn commit(&mut self, published: Published) {
+        self.published += 1;
+        let published = Published {
+            number: self.published,
+            ..published
+        };
+        self.apply(HeadEvent::Commit(published.tid, published));
+    }
+
+    /// Lets head decide, and carries out what it decides, until it waits for somebody else.
     fn apply(&mut self, event: HeadEvent<Published>) {
-        let mut actions = std::mem::take(&mut self.actions);
-        self.head.apply(event, &mut actions);
-        for action in actions.drain(..) {
-            match action {
-                Action::Ask(published) => {
-                    for worker in &self.control.workers {
-                        worker.send(ToWorker::Ask(published.oids.clone()));
-                    }
-                }
-                Action::Publish(_, mut published) => {
-                    self.published += 1;
-                    published.number = self.published;
-                    let published = Arc::new(published);
-                    self.control.shared.publish(Arc::clone(&published));
-                    for worker in &self.control.workers {
-                        worker.send(ToWorker::View(Arc::clone(&published)));
-                    }
-                }
-                Action::Drop(file, tid) => {
-                    if let Some(node) = self.control.shared.tree().node(file)
-                        && let crate::fs::tree::Node::File(file) = node
-                    {
-                        file.changed_at(tid);
-                    }
-                    // The notifier waits for READs alone, so there is room again in time.
-                    let _ = self.control.notices.send(Notice::Drop(file));
-                }
-                Action::Show(tid) => {
-                    let shared = &self.control.shared;
-                    shared.show_head(tid);
-                    if shared.future_lookups.load(Ordering::SeqCst) > 0 {
-                        self.control
-                            .workers
-                            .iter()
-                            .for_each(|w| w.send(ToWorker::Shown));
-                    }
-                }
+        let (mut events, mut actions) = (vec![event], Vec::new());
+        while let Some(event) = events.pop() {
+            self.head.apply(event, &mut actions);
+            for action in actions.drain(..) {
+                let next = self.carry_out(action);
+                debug_assert!(events.is_empty() || next.is_none(), "one answer at a time");
+                events.extend(next);
+            }
+            if self.control.shared.failed.load(Ordering::Relaxed) {
+                return;
             }
         }
-        self.actions = actions;
+    }
+
+    /// Does one thing; the answer, if it is known at once.
+    fn carry_out(&mut self, action: Action<Published>) -> Option<HeadEvent<Published>> {
+        match action {
+            Action::Diff(tid, published) => {
+                self.history.source().show(&published.view);
+                let Published { number, oids, .. } = published;
+                let effect = self.history.look(Passing { number, tid, oids });
+                let effect = self.found(effect, tid);
+                self.lost = effect.lost;
+                Some(HeadEvent::Diffed(effect.changes))
+            }
+            Action::Keep(blocks) => self.keep(&blocks),
+            Action::Publish(_, published) => self.publish(published),
+            Action::Join => {
+                let tid = self.head.under_way();
+                let effect = self.history.pass();
+                let effect = self.found(effect, tid);
+                self.lose(&effect.lost, tid);
+                Some(HeadEvent::Joined(effect.changes))
+            }
+            Action::Drop(tid, drops) => {
+                self.changed_at(tid, &drops);
+                let _ = self.control.drops.send(drops);
+                None
+            }
+            Action::Show(tid) => {
+                self.show(tid);
+                None
+            }
+        }
+    }
+
+    /// The database failing here is no reason to say something wrong: everything is dropped.
+    fn found(&self, effect: Result<Effect, Failed<Unloaded>>, tid: Tid) -> Effect {
+        effect.unwrap_or_else(|Failed { effect, error }| {
+            let log = &self.control.shared.log;
+            log.error(format!(
+                "what @{tid} changed cannot be told, all cached pages of head go: {error}"
+            ));
+            effect
+        })
+    }
+
+    /// Files that are not what they were: said once, and names of those that are others now let go.
+    fn lose(&self, lost: &[Lost], tid: Tid) {
+        let shared = &self.control.shared;
+        for Lost { oid, node, why } in lost {
+            match why {
+                Why::Damaged(error) => {
+                    shared.log.error(format!("big file {oid} @{tid}: {error}"));
+                }
+                Why::Epoch => {
+                    let text = format!("big file {oid} changed @{tid}: open it anew");
+                    shared.log.warning(text);
+                    if node.is_some_and(|node| shared.tree().retire(*oid, node).is_some()) {
+                        let name = Store::Name(fixed::HEAD_BIGFILE, oid.to_string());
+                        shared.stores.push(name);
+                    }
+                    if self.control.on_epoch == OnEpoch::Server {
+                        self.give_up(*oid, tid);
+                    }
+                }
+                Why::Astray => {}
+            }
+        }
+    }
+
+    /// Asks the kernel for its pages of these blocks.
+    fn keep(&mut self, blocks: &[(NodeId, crate::base::BlkNo)]) -> Option<HeadEvent<Published>> {
+        if !self.control.shared.probe.is_trusted() {
+            return Some(HeadEvent::Kept);
+        }
+        let (at, control) = (self.head.at(), &self.control);
+        for &(node, blk) in blocks {
+            let Some((blksize, seen)) = self.history.given(node, blk) else {
+                continue;
+            };
+            if !seen.is_whole(pagecache::pages(blksize)) {
+                continue; // the kernel cannot have all of it
+            }
+            let (Some(oid), Some(rev)) =
+                (self.history.oid(node), self.history.rev_at(node, blk, at))
+            else {
+                continue;
+            };
+            self.retrieval
+                .ask(&control.connection, (oid, rev), (node, blk, blksize), seen);
+        }
+        self.retrieval
+            .begin(Duration::from_millis(limit::KEEP_DEADLINE_MS))
+            .then_some(HeadEvent::Kept)
+    }
+
+    /// All pages came, or it took too long.
+    fn kept(&mut self) {
+        let shared = &self.control.shared;
+        for (place, pieces) in self.retrieval.end() {
+            let mut kept = shared.kept.lock().expect("a panic aborts");
+            kept.put(place, pieces);
+            // The kernel knows the file, somebody may have it open: no OPEN will come for it.
+            let rev = crate::base::Rev::At(place.1);
+            let file = shared.tree().file(rev, place.0);
+            let Some(file) = file.filter(|file| file.size() > 0) else {
+                continue;
+            };
+            let (pieces, opener) = (kept.take(place), None);
+            let _ = self.control.keeper.send(Keep {
+                file,
+                pieces,
+                opener,
+            });
+        }
+        self.apply(HeadEvent::Kept);
+    }
+
+    /// Everything that begins from now on is answered as of this.
+    fn publish(&mut self, mut published: Published) -> Option<HeadEvent<Published>> {
+        let shared = &self.control.shared;
+        self.lose(&self.lost, published.tid);
+        published.anew = self.history.anew();
+        let number = published.number;
+        shared.publish(Arc::new(published));
+        // Workers that sleep long would have much to catch up with.
+        if number.is_multiple_of(limit::STATES_MAX as u64 / 8) {
+            self.control
+                .workers
+                .iter()
+                .for_each(|worker| worker.send(ToWorker::Look));
+        }
+        if shared.passed(number) {
+            return Some(HeadEvent::Passed);
+        }
+        self.passing = Some(number);
+        // One that is in the middle of something looks before the next thing it does, or tells when it goes to sleep.
+        None
+    }
+
+    /// What stat shows as time of change.
+    fn changed_at(&self, tid: Tid, drops: &[Drop]) {
+        let tree = self.control.shared.tree();
+        for drop in drops {
+            let (Drop::Pages { node, .. } | Drop::Attributes(node)) = *drop;
+            if let Some(Node::File(file)) = tree.node(node) {
+                file.changed_at(tid);
+            }
+        }
+    }
+
+    fn show(&mut self, tid: Tid) {
+        let shared = &self.control.shared;
+        if shared.show_head(tid) || shared.future_lookups.load(Ordering::SeqCst) > 0 {
+            self.control
+                .workers
+                .iter()
+                .for_each(|w| w.send(ToWorker::Shown));
+        }
+        if let Some(cut) = history::old_before(tid) {
+            self.history.forget(cut);
+        }
     }
 
     /// Head can be trusted no more: EIO for it, and nothing of it stays cached.
@@ -296,8 +496,26 @@ impl Work {
         shared
             .log
             .error("everything under head is EIO from now on; unmount and mount again to go on");
-        for file in shared.tree().head_files() {
-            let _ = self.control.notices.send(Notice::Drop(file.id));
+        let files = shared.tree().head_files();
+        let whole = files.iter().map(|file| Drop::Pages {
+            node: file.id,
+            off: 0,
+            len: 0,
+        });
+        let _ = self.control.drops.send(whole.collect());
+    }
+
+    /// `on_epoch=server`: nobody may go on with what is another file now.
+    fn give_up(&self, oid: crate::base::Oid, tid: Tid) {
+        let shared = &self.control.shared;
+        let zurl = &shared.zurl;
+        shared.failed.store(true, Ordering::SeqCst);
+        let cause = format!("zwatch {zurl}: handle\u{3b4}Z @{tid}: ZBigFile<{oid}> changed @{tid}");
+        shared.log.error(cause);
+        shared.log.error("zwatcher failed");
+        shared.log.error("switching filesystem to EIO mode");
+        if self.control.connection.abort().is_err() {
+            std::process::abort();
         }
     }
 

@@ -2,23 +2,22 @@
 //!
 //! ```text
 //!   main: opens the database, mounts, waits for the workers
-//!   zring-w<n>     serve           zring-control  moves head      zring-notify  writes notifications
+//!   zring-w<n>     serve           zring-control  moves head      zring-notify, -store, -keep  write notifications
 //!   zring-signal   turns SIGTERM into an unmount                  zring-log     writes lines
 //! ```
 
-use super::control::Control;
+use super::control::{Control, OnEpoch};
 use super::log::Log;
-use super::notifier;
+use super::notifier::{self, Inboxes};
 use super::serve::{FileService, Links};
 use super::shared::{Mailbox, Setup, Shared, ToControl, ToWorker};
 use super::start::{self, Choice, StartError};
-use crate::base::limit;
 use crate::fs::attr::Owner;
 use crate::kernel::mount::{Connection, MountFlags, MountSpec};
 use crate::kernel::port::TransportKind;
 use crate::kernel::proc::{self, Waker};
 use crate::store::file::{FileOpts, FileStore, IndexFault, OpenError, Progress};
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::unbounded;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +45,10 @@ pub struct Options {
     pub allow_other: bool,
     /// As mount(8) means them.
     pub flags: MountFlags,
+    /// Make `.wcfs/debug`.
+    pub debug: bool,
+    /// What is done about a big file that is another one now.
+    pub on_epoch: OnEpoch,
 }
 
 /// Why a mount is not made.
@@ -96,9 +99,10 @@ pub fn run(
         ));
     }
     let (to_control, control_inbox) = unbounded();
-    let control_waker = Waker::waiting().map_err(DaemonError::Resources)?;
+    let control_waker = Waker::new().map_err(DaemonError::Resources)?;
     let control = Mailbox::new(to_control, control_waker.clone());
-    let (notices, taken) = bounded(limit::NOTICES_MAX);
+    let (drops, drops_inbox) = unbounded();
+    let (keeper, keeps_inbox) = unbounded();
 
     let spec = MountSpec {
         source: options.zurl.clone(),
@@ -116,6 +120,7 @@ pub fn run(
             pintimeout: format!("{:.1}", options.pintimeout.as_secs_f64()),
             owner: owner(),
             max_record: options.max_record,
+            debug: options.debug,
             log: log.clone(),
         }));
         let (senders, inboxes): (Vec<_>, Vec<_>) = seats
@@ -125,30 +130,33 @@ pub fn run(
                 (Mailbox::new(sender, seat.waker.clone()), inbox)
             })
             .unzip();
+        let (noters, notes): (Vec<_>, Vec<_>) = seats.iter().map(|_| unbounded()).unzip();
         let services = inboxes
             .into_iter()
+            .zip(noters)
             .enumerate()
-            .map(|(index, inbox)| {
+            .map(|(index, (inbox, notes))| {
                 let links = Links {
                     inbox,
                     workers: senders.clone(),
                     control: control.clone(),
-                    notices: notices.clone(),
+                    notes,
+                    keeper: keeper.clone(),
+                    connection: Arc::clone(connection),
                 };
                 FileService::new(index, Arc::clone(&shared), links, view.clone())
             })
             .collect();
-        notifier::start(
-            Arc::clone(connection),
-            Arc::clone(&shared),
-            taken,
-            control.clone(),
-        )?;
-        made = Some((shared, senders));
+        let inboxes = Inboxes {
+            drops: drops_inbox,
+            keeps: keeps_inbox,
+        };
+        notifier::start(connection, &shared, inboxes, control.clone())?;
+        made = Some((shared, senders, notes));
         Ok(services)
     })?;
     drop(view);
-    let (shared, workers) = made.expect("start calls it once");
+    let (shared, workers, notes) = made.expect("start calls it once");
     if let Some(kb) = options.read_ahead_kb
         && let Err(error) = running.connection.set_read_ahead_kb(kb)
     {
@@ -160,11 +168,14 @@ pub fn run(
         shared: Arc::clone(&shared),
         connection: Arc::clone(&running.connection),
         workers,
-        notices,
+        drops,
+        keeper,
+        notes,
         inbox: control_inbox,
         mailbox: control.clone(),
         waker: control_waker,
         rings: running.transport != TransportKind::Plain,
+        on_epoch: options.on_epoch,
     }
     .start(at)
     .map_err(DaemonError::Resources)?;

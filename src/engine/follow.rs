@@ -1,8 +1,9 @@
 //! How the control thread waits: for the database to change, for a message, or for a while.
 //!
 //! A database file is watched by inotify, and looked at each second all the same: some file systems do not tell.
-//! Where io_uring may be used the descriptors are read by tokio-uring, else by poll(2); the rest of control cannot
-//! tell the difference.
+//! Where io_uring may be used control waits in the loop of tokio-uring, else in poll(2); the rest of control cannot
+//! tell the difference. Both wait until a descriptor can be read and read it then: reads that stay in a ring would have been
+//! woken up twice more, by the kernel's own threads, for each commit (50 us of 100).
 
 use crate::kernel::proc::Waker;
 use crate::store::file::WatchPaths;
@@ -26,7 +27,7 @@ impl Watch {
     /// Watches a file and its directory; a system without inotify is looked at by time alone.
     pub(super) fn new(paths: WatchPaths) -> Self {
         let this = Self {
-            inotify: Inotify::init(InitFlags::IN_CLOEXEC).ok(),
+            inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok(),
             paths,
         };
         this.rearm();
@@ -45,6 +46,18 @@ impl Watch {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes what there is. Mostly the file was written to, and is the one that is watched.
+    fn drain(&self) {
+        let Some(inotify) = &self.inotify else { return };
+        let mut renamed = false;
+        while let Ok(events) = inotify.read_events() {
+            renamed |= events.iter().any(|e| e.mask != AddWatchFlags::IN_MODIFY);
+        }
+        if renamed {
+            self.rearm();
+        }
     }
 }
 
@@ -83,59 +96,70 @@ fn wait_by_poll(watch: &Watch, waker: &Waker, timeout: Duration) -> io::Result<(
         waker.drain();
     }
     if ready.get(1) == Some(&true) {
-        let _ = watch.inotify.as_ref().map(Inotify::read_events);
-        watch.rearm();
+        watch.drain();
     }
     Ok(())
 }
 
-/// The same by reads that stay in a ring all the time: cancelling one could lose what it took.
+/// The same in the loop of tokio-uring.
 #[cfg(not(target_env = "musl"))]
 mod by_ring {
     use super::{Waker, Watch};
+    use std::future::poll_fn;
     use std::io;
-    use std::rc::Rc;
+    use std::os::fd::{BorrowedFd, OwnedFd};
+    use std::task::{Context, Poll};
     use std::time::Duration;
-    use tokio::sync::Notify;
-    use tokio_uring::fs::File;
-
-    /// Room for a burst of inotify events; what they say is not looked at.
-    const EVENTS_BYTES: usize = 4096;
+    use tokio::io::Interest;
+    use tokio::io::unix::AsyncFd;
 
     pub(super) async fn run(
         watch: &Watch,
         waker: &Waker,
         mut turn: impl FnMut() -> Option<Duration>,
     ) -> io::Result<()> {
-        let happened = Rc::new(Notify::new());
-        let readers: Vec<_> = [Some(waker.fd()), watch.fd()]
-            .into_iter()
-            .flatten()
-            .map(|fd| {
-                let happened = Rc::clone(&happened);
-                let file = File::from_std(fd.try_clone_to_owned()?.into());
-                Ok(tokio_uring::spawn(async move {
-                    let mut buf = vec![0; EVENTS_BYTES];
-                    loop {
-                        let (result, back) = file.read_at(buf, 0).await;
-                        buf = back;
-                        happened.notify_one();
-                        if result.is_err() {
-                            return; // looking each second is what is left
-                        }
-                    }
-                }))
-            })
-            .collect::<io::Result<_>>()?;
+        let woken = readable(waker.fd())?;
+        let changed = watch.fd().map(readable).transpose()?;
         while let Some(timeout) = turn() {
-            if tokio::time::timeout(timeout, happened.notified())
+            let happened = poll_fn(|context| {
+                let woken = take(&woken, context, || waker.drain())?;
+                let changed = match &changed {
+                    Some(fd) => take(fd, context, || watch.drain())?,
+                    None => Poll::Pending,
+                };
+                match (woken, changed) {
+                    (Poll::Pending, Poll::Pending) => Poll::Pending,
+                    _ => Poll::Ready(io::Result::Ok(())),
+                }
+            });
+            tokio::time::timeout(timeout, happened)
                 .await
-                .is_ok()
-            {
-                watch.rearm();
-            }
+                .unwrap_or(Ok(()))?;
         }
-        readers.iter().for_each(tokio::task::JoinHandle::abort);
         Ok(())
+    }
+
+    #[allow(
+        deprecated,
+        reason = "what it may be misused for needs a type that gives another number each time it is asked"
+    )]
+    fn readable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
+        AsyncFd::with_interest(fd.try_clone_to_owned()?, Interest::READABLE)
+    }
+
+    /// Drains a descriptor that can be read.
+    fn take(
+        fd: &AsyncFd<OwnedFd>,
+        context: &mut Context<'_>,
+        drain: impl FnOnce(),
+    ) -> io::Result<Poll<()>> {
+        Ok(match fd.poll_read_ready(context)? {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(mut ready) => {
+                drain();
+                ready.clear_ready();
+                Poll::Ready(())
+            }
+        })
     }
 }

@@ -298,7 +298,8 @@ impl Loading {
         }
     }
 
-    /// Head moved on: what is in flight of these objects is old.
+    /// Head moved on: what is in flight of these objects is old. When nobody can tell what changed, history may be
+    /// another one, and all of it is.
     pub(super) fn head_changed(&mut self, oids: Option<&[Oid]>) {
         match oids {
             Some(oids) => {
@@ -308,13 +309,7 @@ impl Loading {
                     }
                 }
             }
-            None => {
-                let heads = self
-                    .waiting
-                    .iter_mut()
-                    .filter(|((rev, _), _)| *rev == Rev::Head);
-                heads.for_each(|(_, waiting)| waiting.stale = true);
-            }
+            None => self.waiting.values_mut().for_each(|w| w.stale = true),
         }
     }
 }

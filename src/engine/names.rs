@@ -2,12 +2,13 @@
 //! which become tasks.
 
 use super::serve::FileService;
-use super::shared::{Counters, ToWorker};
+use super::shared::{Counters, ToControl, ToWorker};
 use super::task::{Job, Task};
+use super::zhead::Line;
 use crate::base::limit;
-use crate::base::{NodeId, Rev, Tid, Unique};
+use crate::base::{Fh, NodeId, Rev, Tid, Unique};
 use crate::fs::errno;
-use crate::fs::tree::{self, Name, Node};
+use crate::fs::tree::{self, Name, Node, fixed};
 use crate::kernel::port::{Held, Port};
 use crate::wire::fuse::abi::{Attr, fopen};
 use crate::wire::fuse::reply;
@@ -29,6 +30,7 @@ impl FileService {
         });
         let outcome = match resolved {
             Err(errno) => Err(errno),
+            Ok(Name::Fixed(fixed::DEBUG)) if !self.shared.debug => Err(libc::ENOENT),
             Ok(Name::Fixed(id)) => self.entry(port, &held, id),
             Ok(Name::Rev(tid)) if tid > self.shared.head() => {
                 return self.park_future(port, held, unique, tid);
@@ -62,7 +64,8 @@ impl FileService {
         let owner = self.shared.owner;
         Ok(match self.text(&node) {
             Some(text) => owner.small(id, text.len()),
-            None => owner.dir(id, &node, self.shared.head()),
+            None if node.is_dir() => owner.dir(id, &node, self.shared.head()),
+            None => owner.small(id, 0),
         })
     }
 
@@ -110,19 +113,40 @@ impl FileService {
         }
     }
 
-    pub(super) fn open(&mut self, port: &mut Port, held: &Held, id: NodeId) -> Result<usize, i32> {
+    pub(super) fn open(&mut self, port: &mut Port, held: Held, unique: Unique, id: NodeId) {
+        // What is kept of a file at a revision is stored before anybody reads it. Nobody's READ waits for that.
+        if let Ok(Node::File(file)) = self.node(id)
+            && self.store_kept(&file, unique)
+        {
+            return self.opening.push((unique, id, held));
+        }
+        self.opened(port, held, id);
+    }
+
+    pub(super) fn opened(&mut self, port: &mut Port, held: Held, id: NodeId) {
+        let outcome = self.open_flags(id).map(|flags| {
+            let fh = match id {
+                fixed::ZHEAD => self.shared.zhead.open().0,
+                _ => 0,
+            };
+            reply::open(port.body(&held), fh, flags)
+        });
+        self.reply(port, held, outcome);
+    }
+
+    fn open_flags(&mut self, id: NodeId) -> Result<u32, i32> {
         if self.shared.stopping.load(Ordering::Relaxed) {
             return Err(libc::ESHUTDOWN);
         }
-        let flags = match self.node(id)? {
+        Ok(match self.node(id)? {
             Node::HeadAt | Node::Stats => fopen::DIRECT_IO | fopen::NOFLUSH,
+            Node::Zhead => fopen::DIRECT_IO | fopen::NOFLUSH | fopen::STREAM | fopen::NONSEEKABLE,
             Node::File(file) => {
                 self.refuse(&file)?;
                 fopen::KEEP_CACHE | fopen::NOFLUSH
             }
             _ => fopen::KEEP_CACHE | fopen::NOFLUSH,
-        };
-        Ok(reply::open(port.body(held), 0, flags))
+        })
     }
 
     pub(super) fn getattr(&mut self, port: &mut Port, held: Held, unique: Unique, id: NodeId) {
@@ -147,20 +171,29 @@ impl FileService {
         held: Held,
         unique: Unique,
         id: NodeId,
-        range: (u64, u32),
+        (off, len): (u64, u32),
+        (fh, flags): (Fh, u32),
     ) {
-        let (off, len) = (range.0, usize::try_from(range.1).unwrap_or(usize::MAX));
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
         let len = len.min(limit::PAYLOAD_BYTES);
         let outcome = match self.node(id) {
             Ok(Node::File(file)) => match self.refuse(&file) {
                 Ok(()) => {
                     Counters::add(&self.counters().reads, 1);
                     let rev = file.rev;
-                    let job = Job::Read { file, off, len };
+                    let is_direct = flags & libc::O_DIRECT.cast_unsigned() != 0;
+                    let is_cached = rev == Rev::Head && !is_direct;
+                    let job = Job::Read {
+                        file,
+                        off,
+                        len,
+                        is_cached,
+                    };
                     return self.admit(port, Task::new(Some(held), unique, rev, job));
                 }
                 Err(errno) => Err(errno),
             },
+            Ok(Node::Zhead) => return self.read_zhead(port, held, unique, fh),
             Ok(node) => match self.text(&node) {
                 Some(text) => {
                     let from = usize::try_from(off).unwrap_or(usize::MAX).min(text.len());
@@ -176,6 +209,47 @@ impl FileService {
         self.reply(port, held, outcome);
     }
 
+    /// Transactions that head shows; waits for the next if there is none.
+    fn read_zhead(&mut self, port: &mut Port, held: Held, unique: Unique, fh: Fh) {
+        if let Some(at) = self.interrupted.iter().position(|&u| u == unique) {
+            self.interrupted.remove(at);
+            return self.reply(port, held, Err(libc::EINTR));
+        }
+        self.zhead_reads.push((fh, unique, held));
+        self.wake_zhead(port);
+    }
+
+    /// Answers reads of zhead that have something to say.
+    pub(super) fn wake_zhead(&mut self, port: &mut Port) {
+        let stopping = self.shared.stopping.load(Ordering::Relaxed);
+        let mut i = 0;
+        while i < self.zhead_reads.len() {
+            let (fh, _, held) = &self.zhead_reads[i];
+            // A read has room for one line at least, or gets nothing ever.
+            let room = Self::room(port, held);
+            let outcome = match self.shared.zhead.read(*fh, &mut port.body(held)[..room]) {
+                Line::Later if !stopping => {
+                    i += 1;
+                    continue;
+                }
+                Line::Later => Ok(0),
+                Line::Bytes(len) => Ok(len),
+                Line::Detached => Err(libc::EIO),
+            };
+            let (_, _, held) = self.zhead_reads.swap_remove(i);
+            self.reply(port, held, outcome);
+        }
+    }
+
+    /// Bytes that a READ asks for.
+    fn room(port: &Port, held: &Held) -> usize {
+        match port.request(held).map(|request| request.op) {
+            Ok(Op::Read { size, .. }) => usize::try_from(size).unwrap_or(0),
+            _ => 0,
+        }
+        .min(limit::PAYLOAD_BYTES)
+    }
+
     /// Names of a directory, behind the one whose cookie is `off`.
     pub(super) fn readdir(
         &mut self,
@@ -185,7 +259,8 @@ impl FileService {
         (off, size): (u64, u32),
     ) -> Result<usize, i32> {
         let node = self.node(id)?;
-        let listed = self.shared.tree().list(&node);
+        let mut listed = self.shared.tree().list(&node);
+        listed.retain(|l| l.id != fixed::DEBUG || self.shared.debug);
         let body = port.body(held);
         let size = usize::try_from(size).unwrap_or(usize::MAX).min(body.len());
         let out = &mut body[..size];
@@ -220,6 +295,7 @@ impl FileService {
             for worker in &self.links.workers {
                 worker.send(ToWorker::Forgotten(Arc::clone(&dropped)));
             }
+            self.links.control.send(ToControl::Forgotten(dropped));
         }
     }
 }

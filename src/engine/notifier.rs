@@ -1,71 +1,260 @@
-//! The thread that writes notifications, and nothing else (I5).
+//! The threads that write notifications that take locks, and do nothing else (I5).
 //!
-//! Stores and drops go through one queue, so that what a worker stored from an old view is in the page cache, or not,
-//! before the drop of that view's pages. A notification waits in the kernel for READs of its pages; no READ waits
-//! for a notification. So the queue always moves on, as fast as the slowest READ of a changed file.
+//! ```text
+//!   zring-notify   drops of an advance    waits for READs of the pages it drops
+//!   zring-store    stores for head        waits for READs of the pages it stores; names that go wait for LOOKUPs
+//!   zring-keep     stores for @<tid>      waits for READs below @<tid>, which wait for nothing but the database
+//! ```
+//!
+//! They are apart so that an advance waits for no READ but those of its own changed blocks, and an OPEN below `@<tid>` for none of
+//! head's. What a worker stored from an old view must not come after the drop of that view's pages: before it drops anything, the
+//! notifier takes back the stores of what it drops, and waits for the one under way if that is one of them.
 
-use super::shared::{Mailbox, Notice, Shared, ToControl};
-use crate::fs::tree::fixed;
+use super::shared::{Mailbox, Shared, ToControl, ToWorker};
+use crate::base::limit::{STORE_QUEUE_BYTES_MAX, STORES_MAX};
+use crate::base::{NodeId, Unique};
+use crate::fs::advance::Drop;
+use crate::fs::kept::Piece;
+use crate::fs::tree::{FileNode, Node, fixed};
 use crate::kernel::mount::Connection;
 use crate::kernel::notify::{NotifyError, Told, tell};
 use crate::kernel::proc;
 use crate::wire::fuse::notify::Head;
+use bytes::Bytes;
 use crossbeam_channel::Receiver;
+use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 /// Bytes of one STORE; a longer one holds its pages' locks for longer.
 const STORE_BYTES: usize = 256 << 10;
 
-/// Starts the thread; it ends with the last sender.
+/// Something for the page cache of head.
+#[derive(Clone, Debug)]
+pub(super) enum Store {
+    /// Pages.
+    Pages {
+        /// The file.
+        node: NodeId,
+        /// First byte.
+        off: u64,
+        /// Whole pages, or up to the end of the file.
+        data: Bytes,
+    },
+    /// Let go of a name below a directory.
+    Name(NodeId, String),
+}
+
+impl Store {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Pages { data, .. } => data.len(),
+            Self::Name(..) => 0,
+        }
+    }
+
+    fn meets(&self, drop: &Drop) -> bool {
+        match (self, drop) {
+            (
+                Self::Pages { node, off, data },
+                Drop::Pages {
+                    node: of,
+                    off: lo,
+                    len,
+                },
+            ) => {
+                let hi = if *len == 0 { u64::MAX } else { lo + len };
+                node == of && *off < hi && *lo < off + data.len() as u64
+            }
+            _ => false,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Store>,
+    under_way: Option<Store>,
+    bytes: usize,
+    ended: bool,
+}
+
+/// Stores on their way to the page cache of head.
+#[derive(Debug, Default)]
+pub struct Stores {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+impl Stores {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().expect("a panic aborts")
+    }
+
+    /// Whether there is room for another block.
+    pub(super) fn has_room(&self) -> bool {
+        self.lock().bytes <= STORE_QUEUE_BYTES_MAX
+    }
+
+    /// Adds one; false when there is no room.
+    pub(super) fn push(&self, store: Store) -> bool {
+        let mut queue = self.lock();
+        if queue.waiting.len() >= STORES_MAX {
+            return false;
+        }
+        queue.bytes += store.bytes();
+        queue.waiting.push_back(store);
+        self.changed.notify_all();
+        true
+    }
+
+    /// Nothing is stored any more.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Takes back what is to be dropped; waits for the one under way if it is of that kind.
+    fn withdraw(&self, drops: &[Drop]) {
+        let meets = |store: &Store| drops.iter().any(|drop| store.meets(drop));
+        let mut queue = self.lock();
+        let before: usize = queue.waiting.iter().map(Store::bytes).sum();
+        queue.waiting.retain(|store| !meets(store));
+        let after: usize = queue.waiting.iter().map(Store::bytes).sum();
+        queue.bytes -= before - after;
+        while queue.under_way.as_ref().is_some_and(meets) {
+            queue = self.changed.wait(queue).expect("a panic aborts");
+        }
+    }
+
+    fn next(&self) -> Option<Store> {
+        let mut queue = self.lock();
+        loop {
+            if queue.ended {
+                return None;
+            }
+            if let Some(store) = queue.waiting.pop_front() {
+                queue.under_way = Some(store.clone());
+                return Some(store);
+            }
+            queue = self.changed.wait(queue).expect("a panic aborts");
+        }
+    }
+
+    fn done(&self, store: &Store) {
+        let mut queue = self.lock();
+        queue.bytes -= store.bytes();
+        queue.under_way = None;
+        self.changed.notify_all();
+    }
+}
+
+/// Pages for a file below `@<tid>`, and who waits for them.
+#[derive(Debug)]
+pub(super) struct Keep {
+    /// The file.
+    pub(super) file: Arc<FileNode>,
+    /// Its pages; it may end before some of them.
+    pub(super) pieces: Vec<Piece>,
+    /// A worker, and the number of the OPEN it holds.
+    pub(super) opener: Option<(Mailbox<ToWorker>, Unique)>,
+}
+
+/// What the threads are told.
+#[derive(Debug)]
+pub(super) struct Inboxes {
+    /// Drops of an advance.
+    pub(super) drops: Receiver<Vec<Drop>>,
+    /// Stores below `@<tid>`.
+    pub(super) keeps: Receiver<Keep>,
+}
+
+/// Starts the threads; they end with the last sender.
 ///
 /// # Errors
 /// A thread cannot be started.
 pub(super) fn start(
-    connection: Arc<Connection>,
-    shared: Arc<Shared>,
-    notices: Receiver<Notice>,
+    connection: &Arc<Connection>,
+    shared: &Arc<Shared>,
+    inboxes: Inboxes,
     control: Mailbox<ToControl>,
-) -> io::Result<JoinHandle<()>> {
-    proc::spawn("zring-notify", move || {
-        for notice in notices {
-            match notice {
-                Notice::Drop(node) => control.send(match drop_file(&connection, node.0) {
-                    Ok(_) => ToControl::Dropped,
-                    Err(error) => ToControl::DropFailed(error),
-                }),
-                Notice::DropName(parent, name) => {
-                    let head = Head::inval_entry(parent, name.as_bytes());
-                    if let Err(error) = tell(&connection.fuse, &head, &[name.as_bytes(), b"\0"]) {
-                        shared
-                            .log
-                            .warning(format!("name {name}: {error}; it expires by itself"));
-                    }
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let Inboxes { drops, keeps } = inboxes;
+    let (dropping, storing, keeping) = (connection.clone(), connection.clone(), connection.clone());
+    let (withdrawing, stores) = (Arc::clone(shared), Arc::clone(shared));
+    Ok(vec![
+        proc::spawn("zring-notify", move || {
+            for drops in drops {
+                withdrawing.stores.withdraw(&drops);
+                let mut told = drops.iter().map(|drop| carry_out(&dropping, drop));
+                control.send(match told.find_map(Result::err) {
+                    None => ToControl::Dropped,
+                    Some(error) => ToControl::DropFailed(error),
+                });
+            }
+        })?,
+        proc::spawn("zring-store", move || {
+            while let Some(store) = stores.stores.next() {
+                match &store {
+                    // Its pages were dropped, or are about to be: nobody drops them again.
+                    Store::Pages { node, .. } if is_gone(&stores, *node) => {}
+                    Store::Pages { node, off, data } => put(&storing, *node, *off, data),
+                    Store::Name(parent, name) => let_go(&storing, &stores, *parent, name),
                 }
-                Notice::Store { node, off, data } => {
-                    for (i, part) in data.chunks(STORE_BYTES).enumerate() {
-                        let off = off + (i * STORE_BYTES) as u64;
-                        let head = Head::store(node, off, part.len());
-                        match tell(&connection.fuse, &head, &[part]) {
-                            Ok(Told::Done) => {}
-                            // Forgotten, gone, or no memory: readers will ask for what they need.
-                            Ok(_) | Err(_) => break,
-                        }
-                    }
-                    shared.store_bytes.fetch_sub(data.len(), Ordering::Relaxed);
+                stores.stores.done(&store);
+            }
+        })?,
+        proc::spawn("zring-keep", move || {
+            for Keep {
+                file,
+                pieces,
+                opener,
+            } in keeps
+            {
+                for (off, data) in pieces {
+                    // A STORE behind the end would make the file longer.
+                    let left = usize::try_from(file.size().saturating_sub(off));
+                    let len = data.len().min(left.unwrap_or(usize::MAX));
+                    put(&keeping, file.id, off, &data[..len]);
+                }
+                if let Some((worker, unique)) = opener {
+                    worker.send(ToWorker::Stored(unique));
                 }
             }
-        }
-    })
+        })?,
+    ])
 }
 
-fn drop_file(connection: &Connection, node: u64) -> Result<Told, NotifyError> {
-    debug_assert!(node >= fixed::FIRST_FREE, "fixed nodes are not cached");
-    tell(
-        &connection.fuse,
-        &Head::inval_inode(crate::base::NodeId(node), 0, 0),
-        &[],
-    )
+fn is_gone(shared: &Shared, node: NodeId) -> bool {
+    matches!(shared.tree().node(node), Some(Node::File(file)) if file.is_gone())
+}
+
+fn carry_out(connection: &Connection, drop: &Drop) -> Result<Told, NotifyError> {
+    let head = match *drop {
+        Drop::Pages { node, off, len } => {
+            debug_assert!(node.0 >= fixed::FIRST_FREE, "fixed nodes are not cached");
+            Head::inval_inode(node, off, len)
+        }
+        Drop::Attributes(node) => Head::inval_attr(node),
+    };
+    tell(&connection.fuse, &head, &[])
+}
+
+/// Forgotten, gone, or no memory: readers will ask for what they need.
+fn put(connection: &Connection, node: NodeId, off: u64, data: &[u8]) {
+    for (i, part) in data.chunks(STORE_BYTES).enumerate() {
+        let head = Head::store(node, off + (i * STORE_BYTES) as u64, part.len());
+        if tell(&connection.fuse, &head, &[part]) != Ok(Told::Done) {
+            return;
+        }
+    }
+}
+
+fn let_go(connection: &Connection, shared: &Shared, parent: NodeId, name: &str) {
+    let head = Head::inval_entry(parent, name.as_bytes());
+    if let Err(error) = tell(&connection.fuse, &head, &[name.as_bytes(), b"\0"]) {
+        let text = format!("name {name}: {error}; it expires by itself");
+        shared.log.warning(text);
+    }
 }

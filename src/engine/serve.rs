@@ -4,23 +4,31 @@
 //! are answered on the spot too when all they need is at hand, and else parked until it has been loaded.
 //! Nothing here waits: not for the database, not for another worker, not for an advance of head (I3).
 //!
-//! Owned by its worker: the view of head it answers from, the objects it keeps, what it has tracked, parked tasks.
+//! Owned by its worker: the view of head it answers from, the objects it keeps, what it has noted, parked tasks.
 
 use super::loading::{Delivery, Fetched, Loading, TaskId};
-use super::shared::{Counters, Mailbox, Notice, Published, Shared, ToControl, ToWorker};
+use super::notifier::Keep;
+use super::probe;
+use super::shared::{Counters, Mailbox, Published, Shared, ToControl, ToWorker};
 use super::task::{Extent, Job, RawKey, Task, Wants};
 use super::worker::Service;
 use crate::base::limit;
-use crate::base::{NodeId, Oid, Rev, Tid, Unique};
+use crate::base::span::KeySet;
+use crate::base::{Fh, NodeId, Oid, Rev, Tid, Unique};
 use crate::fs::cache::Cache;
 use crate::fs::read::Info;
 use crate::fs::touch::Touch;
-use crate::fs::track::Tracked;
+use crate::fs::track::{Depends, Note, Trail};
 use crate::fs::tree::{self, FileNode, Node};
+use crate::kernel::mount::Connection;
+use crate::kernel::notify::{self, Told};
 use crate::kernel::port::{Held, Port, ReadDone};
+use crate::kernel::proc;
 use crate::store::file::FileView;
+use crate::wire::fuse::notify::{self as notices, RetrieveId, RetrieveLen};
 use crate::wire::fuse::reply;
 use crate::wire::fuse::request::{self, Op};
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
@@ -32,6 +40,8 @@ use std::time::{Duration, Instant};
 
 /// How long at least nobody has asked for anything before blocks are stored for readers to come.
 const IDLE: Duration = Duration::from_millis(2);
+/// How often callers that were signalled are looked at.
+const SIGNALLED_LOOK: Duration = Duration::from_millis(50);
 /// INTERRUPTs remembered that came before their request.
 const INTERRUPTED_MAX: usize = 64;
 
@@ -44,13 +54,18 @@ pub struct Links {
     pub workers: Vec<Mailbox<ToWorker>>,
     /// The control thread.
     pub control: Mailbox<ToControl>,
-    /// The notifier.
-    pub notices: Sender<Notice>,
+    /// What the history has to know.
+    pub notes: Sender<Note>,
+    /// The thread that stores below `@<tid>`.
+    pub(super) keeper: Sender<Keep>,
+    /// The mount, for notifications that wait for nothing.
+    pub connection: Arc<Connection>,
 }
 
 /// A worker's share of the bounds.
-fn new_cache(workers: usize) -> Cache<Extent> {
+fn new_cache(head: Tid, workers: usize) -> Cache<Extent> {
     Cache::new(
+        head,
         limit::TABLE_CACHE_BYTES / workers,
         limit::BLOCK_CACHE_BYTES / workers,
     )
@@ -70,14 +85,25 @@ pub struct FileService {
     pub(super) files: FxHashMap<NodeId, Arc<FileNode>>,
     pub(super) infos: FxHashMap<NodeId, Info>,
     pub(super) cache: Cache<Extent>,
-    pub(super) tracked: Tracked,
+    pub(super) depends: Depends,
+    /// Leaves of block tables that were noted, by their keys.
+    pub(super) noted: FxHashMap<NodeId, KeySet>,
+    pub(super) trail: Trail,
     pub(super) loading: Loading,
     pub(super) tasks: Vec<Option<Task>>,
     pub(super) free: Vec<TaskId>,
     pub(super) ready: Vec<TaskId>,
     /// LOOKUPs of `@tid` beyond head.
     pub(super) future: Vec<(Tid, Unique, Held)>,
+    /// Reads of zhead that wait for the next transaction.
+    pub(super) zhead_reads: Vec<(Fh, Unique, Held)>,
+    /// OPENs whose pages are being stored.
+    pub(super) opening: Vec<(Unique, NodeId, Held)>,
+    /// The READ that waits until it is known what the kernel gives back.
+    pub(super) probing: Option<(Held, usize, Instant)>,
     pub(super) interrupted: VecDeque<Unique>,
+    /// Parked requests whose callers were signalled, and were not being killed when last looked at.
+    pub(super) signalled: Vec<Unique>,
     pub(super) wants: Wants,
     pub(super) seen: RefCell<Vec<Oid>>,
     pub(super) deliveries: Vec<Delivery>,
@@ -89,7 +115,7 @@ pub struct FileService {
 impl FileService {
     /// The service of worker `index`, answering from `view`.
     pub fn new(index: usize, shared: Arc<Shared>, links: Links, view: FileView) -> Self {
-        let cache = new_cache(links.workers.len());
+        let cache = new_cache(view.at(), links.workers.len());
         Self {
             index,
             links,
@@ -99,13 +125,19 @@ impl FileService {
             files: FxHashMap::default(),
             infos: FxHashMap::default(),
             cache,
-            tracked: Tracked::default(),
+            depends: Depends::default(),
+            noted: FxHashMap::default(),
+            trail: Trail::default(),
             loading: Loading::default(),
             tasks: Vec::new(),
             free: Vec::new(),
             ready: Vec::new(),
             future: Vec::new(),
+            zhead_reads: Vec::new(),
+            opening: Vec::new(),
+            probing: None,
             interrupted: VecDeque::with_capacity(INTERRUPTED_MAX + 1),
+            signalled: Vec::new(),
             wants: Wants::default(),
             seen: RefCell::default(),
             deliveries: Vec::new(),
@@ -154,28 +186,58 @@ impl FileService {
 
 /// Head.
 impl FileService {
-    /// Takes a new view between two requests (commit path 5). Parked tasks go on under it: what they loaded and is
-    /// no longer so is taken from them, and they ask again.
+    /// Takes all states that are newer than its own, and says what it answers from (commit path 4).
+    fn catch_up(&mut self) {
+        self.shared.enter(self.index, self.taken);
+        while self.shared.is_newer(self.taken) {
+            let (states, is_gap) = self.shared.since(self.taken);
+            if is_gap {
+                self.cache = new_cache(self.at, self.links.workers.len());
+                self.noted.clear();
+                self.drop_views(None);
+            }
+            for published in states {
+                self.take_view(&published);
+            }
+            self.shared.enter(self.index, self.taken);
+            if self.shared.is_awaited() {
+                self.links.control.send(ToControl::Look);
+            }
+        }
+    }
+
+    /// Takes one state. Parked tasks go on under it: what they loaded and is no longer so is taken from them, and they ask
+    /// again.
     fn take_view(&mut self, published: &Published) {
         let oids = published.oids.as_deref();
         match oids {
-            Some(oids) => self.cache.forget_head(oids),
-            None => self.cache = new_cache(self.links.workers.len()),
+            Some(oids) => self.cache.advance(published.tid, oids),
+            None => {
+                self.cache = new_cache(published.tid, self.links.workers.len());
+                self.noted.clear();
+            }
         }
-        let touched = self.tracked.take_touched(oids);
+        for file in &published.anew {
+            self.noted.remove(file);
+            self.depends.forget(*file);
+            self.infos.remove(file);
+        }
+        self.drop_views(oids);
+        self.switch_file(&published.view);
+        self.taken = published.number;
+        self.at = published.tid;
+        self.note(Note::Taken(published.number));
+    }
+
+    /// These objects changed: what was derived from them goes.
+    fn drop_views(&mut self, oids: Option<&[Oid]>) {
+        let touched = self.depends.take_touched(oids);
         self.loading.head_changed(oids);
         for id in &touched {
             self.infos.remove(id);
         }
-        if let Some(mut touches) = self.shared.touches(self.index) {
-            touches.retain(|id| !touched.contains(&id));
-        }
-        for task in self
-            .tasks
-            .iter_mut()
-            .flatten()
-            .filter(|task| task.rev == Rev::Head)
-        {
+        let heads = self.tasks.iter_mut().flatten();
+        for task in heads.filter(|task| task.rev == Rev::Head) {
             match oids {
                 Some(oids) => oids.iter().for_each(|oid| {
                     task.own.remove(oid);
@@ -186,10 +248,14 @@ impl FileService {
                 task.job = Job::Abandoned; // made from a view that is over
             }
         }
-        self.switch_file(&published.view);
-        self.taken = published.number;
-        self.at = published.tid;
-        self.links.control.send(ToControl::Took(touched));
+    }
+
+    /// Tells the history something. Control is woken when there is much of it; else it asks when it needs to know.
+    pub(super) fn note(&self, note: Note) {
+        let _ = self.links.notes.send(note); // control outlives the workers
+        if self.links.notes.len() == limit::NOTES_LOOK {
+            self.links.control.send(ToControl::Look);
+        }
     }
 
     /// Reads from another file from now on, unless the one at hand is newer still.
@@ -206,21 +272,66 @@ impl FileService {
             self.shared.future_lookups.fetch_sub(1, Ordering::SeqCst);
             return self.reply(port, held, Err(libc::EINTR));
         }
-        let parked = self
-            .tasks
-            .iter_mut()
-            .flatten()
-            .find(|t| t.unique == unique && t.held.is_some());
-        if let Some(task) = parked {
-            // Its loads go on for others; its place is kept until they have come.
-            task.job = Job::Abandoned;
-            let held = task.held.take().expect("just looked");
+        if let Some(at) = self.zhead_reads.iter().position(|(_, u, _)| *u == unique) {
+            let (_, _, held) = self.zhead_reads.swap_remove(at);
             return self.reply(port, held, Err(libc::EINTR));
+        }
+        if self.parked(unique).is_some() {
+            self.signalled.push(unique);
+            return self.end_killed(port);
         }
         if self.interrupted.len() == INTERRUPTED_MAX {
             self.interrupted.pop_front();
         }
         self.interrupted.push_back(unique);
+    }
+
+    fn parked(&mut self, unique: Unique) -> Option<&mut Task> {
+        let mut tasks = self.tasks.iter_mut().flatten();
+        tasks.find(|task| task.unique == unique && task.held.is_some())
+    }
+
+    /// Answers parked requests whose callers are being killed. One that was merely signalled gets what it asked for: no reader of a file
+    /// expects EINTR, and for a page fault it may be SIGBUS (kernel-note 0017). The kernel tells of the first signal only.
+    fn end_killed(&mut self, port: &mut Port) {
+        for unique in std::mem::take(&mut self.signalled) {
+            let Some(task) = self.parked(unique) else {
+                continue;
+            };
+            let held = task.held.as_ref().expect("just looked");
+            let caller = port.request(held).map_or(0, |request| request.pid);
+            if !proc::is_being_killed(caller) {
+                self.signalled.push(unique);
+                continue;
+            }
+            let task = self.parked(unique).expect("just looked");
+            // Its loads go on for others; its place is kept until they have come.
+            task.job = Job::Abandoned;
+            let held = task.held.take().expect("just looked");
+            self.reply(port, held, Err(libc::EINTR));
+        }
+    }
+
+    /// Stores a block when nobody has asked for anything for a while; tells when to look again.
+    fn store_when_idle(&mut self, port: &mut Port) -> Option<Duration> {
+        if !self.has_touches() {
+            return None;
+        }
+        // Readers may be busy with another worker: storing now would be in their way.
+        let (requests, now) = (self.shared.requests(), Instant::now());
+        if self.quiet.0 != requests {
+            self.quiet = (requests, now);
+        }
+        let left = IDLE.saturating_sub(now - self.quiet.1);
+        if !left.is_zero() {
+            return Some(left);
+        }
+        self.store_one(port);
+        Some(if self.has_touches() {
+            Duration::ZERO
+        } else {
+            IDLE
+        })
     }
 
     fn has_touches(&self) -> bool {
@@ -243,8 +354,7 @@ impl FileService {
 
     /// Loads and stores the rest of the block that was touched last.
     fn store_one(&mut self, port: &mut Port) {
-        let queued = self.shared.store_bytes.load(Ordering::Relaxed);
-        if queued > limit::STORE_QUEUE_BYTES_MAX {
+        if !self.shared.stores.has_room() {
             return;
         }
         let Some(touch) = self.take_touch() else {
@@ -278,11 +388,90 @@ impl FileService {
     }
 }
 
+/// Pages that the kernel gives back, and that it is given for others.
+impl FileService {
+    /// A READ of head is ready to be answered: the first of them tells what the kernel gives back (see [`probe`]).
+    pub(super) fn probe(&mut self, held: Held, len: usize, at: (NodeId, u64)) -> Option<Held> {
+        if len < 4096 || self.probing.is_some() || !self.shared.probe.begin() {
+            return Some(held);
+        }
+        let (id, page) = (RetrieveId::PROBE, RetrieveLen::clamp(4096, 8192));
+        let head = notices::Head::retrieve(id, at.0, at.1, page);
+        match notify::tell(&self.links.connection.fuse, &head, &[]) {
+            Ok(Told::Done) => {
+                self.probing = Some((held, len, Instant::now()));
+                None
+            }
+            _ => {
+                self.shared.probe.give_up();
+                Some(held)
+            }
+        }
+    }
+
+    fn probed(&mut self, port: &mut Port) {
+        if let Some((held, len, _)) = self.probing.take() {
+            self.reply(port, held, Ok(len));
+        }
+    }
+
+    /// Pages came back: nothing else is done with them here.
+    fn retrieved(&self, unique: Unique, off: u64, data: &[u8]) {
+        match RetrieveId::from_unique(unique.0) {
+            Some(RetrieveId::PROBE) => {
+                self.shared.probe.settle(data.len());
+                for worker in &self.links.workers {
+                    worker.send(ToWorker::Probed);
+                }
+            }
+            Some(RetrieveId::KICK) | None => {}
+            Some(id) => self.links.control.send(ToControl::Retrieved {
+                id,
+                off,
+                data: Bytes::copy_from_slice(data),
+            }),
+        }
+    }
+
+    /// A file below `@<tid>` is being opened: what is kept of it is stored first. True when the OPEN is held back for that.
+    pub(super) fn store_kept(&mut self, file: &Arc<FileNode>, unique: Unique) -> bool {
+        let Rev::At(tid) = file.rev else { return false };
+        let pieces = {
+            let mut kept = self.shared.kept.lock().expect("a panic aborts");
+            if kept.is_empty() {
+                return false;
+            }
+            kept.take((file.oid, tid))
+        };
+        if pieces.is_empty() {
+            return false;
+        }
+        let opener = Some((self.links.workers[self.index].clone(), unique));
+        let file = Arc::clone(file);
+        self.links
+            .keeper
+            .send(Keep {
+                file,
+                pieces,
+                opener,
+            })
+            .is_ok()
+    }
+
+    /// What an OPEN waited for is there.
+    fn stored(&mut self, port: &mut Port, unique: Unique) {
+        if let Some(at) = self.opening.iter().position(|(u, ..)| *u == unique) {
+            let (_, id, held) = self.opening.swap_remove(at);
+            self.opened(port, held, id);
+        }
+    }
+}
+
 impl Service for FileService {
     fn request(&mut self, port: &mut Port, held: Held) {
         // Another worker may have told the kernel of the new size already: a READ up to there has to find the new blocks.
-        if let Some(published) = self.shared.newer_than(self.taken) {
-            self.take_view(&published);
+        if self.shared.is_newer(self.taken) {
+            self.catch_up();
         }
         Counters::add(&self.counters().requests, 1);
         let Ok(request) = port.request(&held) else {
@@ -295,7 +484,18 @@ impl Service for FileService {
         let outcome = match request.op {
             Op::Lookup { .. } => return self.lookup(port, held, unique, id),
             Op::Getattr => return self.getattr(port, held, unique, id),
-            Op::Read { off, size, .. } => return self.read(port, held, unique, id, (off, size)),
+            Op::Read {
+                fh,
+                off,
+                size,
+                flags,
+            } => {
+                return self.read(port, held, unique, id, (off, size), (fh, flags));
+            }
+            Op::NotifyReply { off, data } => {
+                self.retrieved(unique, off, data);
+                Ok(0)
+            }
             Op::Forget { nlookup } => {
                 self.forget(std::iter::once((id, nlookup)));
                 return port.discard(held);
@@ -310,8 +510,14 @@ impl Service for FileService {
                 }
                 return port.discard(held);
             }
-            Op::Open { .. } => self.open(port, &held, id),
-            Op::Release { .. } | Op::Destroy | Op::NotifyReply { .. } => Ok(0),
+            Op::Open { .. } => return self.open(port, held, unique, id),
+            Op::Release { fh, .. } => {
+                if id == tree::fixed::ZHEAD {
+                    self.shared.zhead.release(fh);
+                }
+                Ok(0)
+            }
+            Op::Destroy => Ok(0),
             Op::Readdir { off, size } => self.readdir(port, &held, id, (off, size)),
             Op::Statfs => Ok(reply::statfs(port.body(&held))),
             Op::Write { .. } | Op::Init { .. } | Op::Other { .. } => Err(libc::ENOSYS),
@@ -348,23 +554,21 @@ impl Service for FileService {
     fn woken(&mut self, port: &mut Port) {
         while let Ok(message) = self.links.inbox.try_recv() {
             match message {
-                ToWorker::Ask(oids) => {
-                    let touched = self.tracked.touched(oids.as_deref());
-                    self.links.control.send(ToControl::Answered(touched));
-                }
-                ToWorker::View(published) => {
-                    if published.number > self.taken {
-                        self.take_view(&published);
-                    }
-                }
+                ToWorker::Look => {} // every worker looks for a new state when it wakes
                 ToWorker::Switched(view) => self.switch_file(&view),
-                ToWorker::Shown => self.wake_future(port),
+                ToWorker::Shown => {
+                    self.wake_future(port);
+                    self.wake_zhead(port);
+                }
+                ToWorker::Stored(unique) => self.stored(port, unique),
+                ToWorker::Probed => self.probed(port),
                 ToWorker::Interrupt(unique) => self.interrupt(port, unique),
                 ToWorker::Forgotten(ids) => {
                     for id in ids.iter() {
                         self.files.remove(id);
                         self.infos.remove(id);
-                        self.tracked.forget(*id);
+                        self.depends.forget(*id);
+                        self.noted.remove(id);
                     }
                     if let Some(mut touches) = self.shared.touches(self.index) {
                         touches.retain(|id| !ids.contains(&id));
@@ -379,25 +583,30 @@ impl Service for FileService {
         }
     }
 
+    fn begin(&mut self) {
+        self.catch_up();
+    }
+
     fn before_wait(&mut self, port: &mut Port) -> Option<Duration> {
-        if !self.has_touches() {
-            return None;
+        let mut wait = self.store_when_idle(port);
+        if let Some((.., since)) = &self.probing {
+            let left = probe::PATIENCE.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                self.shared.probe.give_up();
+                self.probed(port);
+            } else {
+                wait = Some(wait.map_or(left, |wait| wait.min(left)));
+            }
         }
-        // Readers may be busy with another worker: storing now would be in their way.
-        let (requests, now) = (self.shared.requests(), Instant::now());
-        if self.quiet.0 != requests {
-            self.quiet = (requests, now);
+        if !self.signalled.is_empty() {
+            self.end_killed(port);
+            let look = |wait: Duration| wait.min(SIGNALLED_LOOK);
+            wait = Some(wait.map_or(SIGNALLED_LOOK, look));
         }
-        let left = IDLE.saturating_sub(now - self.quiet.1);
-        if !left.is_zero() {
-            return Some(left);
+        if self.shared.leave(self.index) {
+            self.links.control.send(ToControl::Look);
         }
-        self.store_one(port);
-        Some(if self.has_touches() {
-            Duration::ZERO
-        } else {
-            IDLE
-        })
+        wait
     }
 
     fn gone(&mut self, port: &mut Port) {
@@ -407,6 +616,10 @@ impl Service for FileService {
             .flatten()
             .filter_map(|task| task.held.take());
         let future = self.future.drain(..).map(|(_, _, held)| held);
-        parked.chain(future).for_each(|held| port.discard(held));
+        let zheads = self.zhead_reads.drain(..).map(|(_, _, held)| held);
+        let opening = self.opening.drain(..).map(|(_, _, held)| held);
+        let probing = self.probing.take().map(|(held, ..)| held);
+        let waiting = future.chain(zheads).chain(opening).chain(probing);
+        parked.chain(waiting).for_each(|held| port.discard(held));
     }
 }

@@ -4,20 +4,36 @@
 //! and listing alone), head as shown, counters of each worker. Everything else moves as a message:
 //!
 //! ```text
-//!   control --Ask, View, Shown--> workers           workers --Answered, Took--> control
-//!   control --Drop-->  notifier  --Dropped--> control
-//!   workers --Store--> notifier                      one queue, so that stores of an old view come first
+//!   workers --notes--> control          what answers depend on, before they are given
+//!   control --states--> workers         taken by a worker before the next thing it does
+//!   workers --Passed--> control         only when control waits for it
+//!   control --Drop--> notifier --Dropped--> control
+//!   workers --stores--> storer          drops take back what is queued of theirs
+//!   control, workers --kept pages--> keeper --Stored--> workers
 //! ```
+//!
+//! # When has a worker passed?
+//!
+//! A worker says which state it answers from (`enter`) before it looks for a newer one, and that it answers from none (`leave`)
+//! before it waits. Control makes a state public before it looks at what workers say. So either control sees that the worker
+//! is busy with the old state, or the worker sees the new one: an idle worker costs a commit nothing.
 
 use super::log::Log;
+use super::notifier::Stores;
+use super::probe::Probe;
+use super::zhead::Zhead;
+use crate::base::limit;
 use crate::base::{NodeId, Oid, Tid, Unique};
 use crate::fs::attr::Owner;
+use crate::fs::kept::Kept;
 use crate::fs::touch::Touches;
 use crate::fs::tree::Tree;
 use crate::kernel::proc::Waker;
 use crate::store::file::FileView;
+use crate::wire::fuse::notify::RetrieveId;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -32,11 +48,20 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// LOOKUPs of a `@tid` beyond head that are parked somewhere.
     pub future_lookups: AtomicUsize,
-    /// Bytes of stores queued for the notifier.
-    pub store_bytes: AtomicUsize,
-    /// Number of the newest state, and the state: there before any worker is told of it.
+    /// Blocks on their way to the page cache.
+    pub stores: Stores,
+    /// Old pages, for those who look for them.
+    pub kept: Mutex<Kept>,
+    /// Whether the kernel can be asked for its pages.
+    pub probe: Probe,
+    /// Number of the newest state.
     newest: AtomicU64,
-    newest_state: Mutex<Option<Arc<Published>>>,
+    /// The latest states, the newest last.
+    states: Mutex<States>,
+    /// What each worker answers from.
+    busy: Vec<Busy>,
+    /// The state that control waits for every worker to have, or 0.
+    awaited: AtomicU64,
     /// Of each worker.
     pub counters: Vec<Counters>,
     /// Blocks each worker noted; see [`Self::touches`].
@@ -49,6 +74,10 @@ pub struct Shared {
     pub owner: Owner,
     /// Largest record loaded.
     pub max_record: usize,
+    /// `.wcfs/debug` is there.
+    pub debug: bool,
+    /// `.wcfs/debug/zhead`
+    pub zhead: Zhead,
     /// Where lines go.
     pub log: Log,
 }
@@ -67,6 +96,8 @@ pub struct Counters {
     pub errors: AtomicU64,
     /// Objects loaded from the database.
     pub loads: AtomicU64,
+    /// Records of which only the place was looked up.
+    pub places: AtomicU64,
     /// Reads of the database that had to wait.
     pub waits: AtomicU64,
     /// Blocks handed to the page cache beyond what was asked.
@@ -87,6 +118,27 @@ impl Counters {
 #[repr(align(128))]
 struct Notes(Mutex<Touches>);
 
+/// A worker that answers from no state.
+const IDLE: u64 = u64::MAX;
+
+/// Number of the state that a worker answers from, or [`IDLE`].
+#[derive(Debug)]
+#[repr(align(128))]
+struct Busy(AtomicU64);
+
+impl Default for Busy {
+    fn default() -> Self {
+        Self(AtomicU64::new(IDLE))
+    }
+}
+
+#[derive(Debug, Default)]
+struct States {
+    latest: VecDeque<Arc<Published>>,
+    /// Changed objects in all of them.
+    oids: usize,
+}
+
 /// What a `Shared` starts from.
 #[derive(Debug)]
 pub struct Setup {
@@ -102,6 +154,8 @@ pub struct Setup {
     pub owner: Owner,
     /// Largest record loaded.
     pub max_record: usize,
+    /// Whether `.wcfs/debug` is there.
+    pub debug: bool,
     /// Where lines go.
     pub log: Log,
 }
@@ -115,15 +169,21 @@ impl Shared {
             failed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             future_lookups: AtomicUsize::new(0),
-            store_bytes: AtomicUsize::new(0),
+            stores: Stores::default(),
+            kept: Mutex::default(),
+            probe: Probe::default(),
             newest: AtomicU64::new(0),
-            newest_state: Mutex::default(),
+            states: Mutex::default(),
+            busy: (0..setup.workers).map(|_| Busy::default()).collect(),
+            awaited: AtomicU64::new(0),
             counters: (0..setup.workers).map(|_| Counters::default()).collect(),
             touches: (0..setup.workers).map(|_| Notes::default()).collect(),
             zurl: setup.zurl,
             pintimeout: setup.pintimeout,
             owner: setup.owner,
             max_record: setup.max_record,
+            debug: setup.debug,
+            zhead: Zhead::default(),
             log: setup.log,
         }
     }
@@ -144,26 +204,77 @@ impl Shared {
         Tid(self.head.load(Ordering::SeqCst))
     }
 
-    /// `head/at` shows `tid` from now on.
-    pub fn show_head(&self, tid: Tid) {
+    /// `head/at` shows `tid` from now on. True if somebody reads of that.
+    pub fn show_head(&self, tid: Tid) -> bool {
+        if tid == self.head() {
+            return false;
+        }
         // In one order with `future_lookups`: either control sees who waits, or who waits sees the new head.
-        self.head.store(tid.0, Ordering::SeqCst);
+        self.zhead
+            .show(tid, || self.head.store(tid.0, Ordering::SeqCst))
     }
 
-    /// Every request that a worker begins from now on is answered as of this state, or a later one.
+    /// Everything that a worker begins from now on is answered as of this state, or a later one.
     pub fn publish(&self, published: Arc<Published>) {
         let number = published.number;
-        let state = Some(published);
-        *self.newest_state.lock().expect("a panic aborts") = state;
-        self.newest.store(number, Ordering::Release);
+        let mut states = self.states.lock().expect("a panic aborts");
+        states.oids += published.oids.as_ref().map_or(0, |oids| oids.len());
+        states.latest.push_back(published);
+        while states.latest.len() > limit::STATES_MAX || states.oids > limit::STATES_OIDS_MAX {
+            let Some(oldest) = states.latest.pop_front() else {
+                break;
+            };
+            states.oids -= oldest.oids.as_ref().map_or(0, |oids| oids.len());
+        }
+        drop(states);
+        self.newest.store(number, Ordering::SeqCst);
     }
 
-    /// A state newer than `number`, if there is one.
-    pub fn newer_than(&self, number: u64) -> Option<Arc<Published>> {
-        if self.newest.load(Ordering::Acquire) <= number {
-            return None;
+    /// Whether there is a state newer than `number`.
+    pub fn is_newer(&self, number: u64) -> bool {
+        self.newest.load(Ordering::SeqCst) > number
+    }
+
+    /// The states after `number`, in order, and whether some of them are no longer known.
+    pub fn since(&self, number: u64) -> (Vec<Arc<Published>>, bool) {
+        let states = self.states.lock().expect("a panic aborts");
+        let newer = states.latest.iter().filter(|s| s.number > number);
+        let newer: Vec<_> = newer.cloned().collect();
+        let first = newer.first().map_or(number + 1, |s| s.number);
+        (newer, first > number + 1)
+    }
+
+    /// A worker answers from this state.
+    pub fn enter(&self, worker: usize, number: u64) {
+        self.busy[worker].0.store(number, Ordering::SeqCst);
+    }
+
+    /// A worker answers from none. True when control wants to know.
+    #[must_use]
+    pub fn leave(&self, worker: usize) -> bool {
+        self.busy[worker].0.store(IDLE, Ordering::SeqCst);
+        self.awaited.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether control wants to know that a worker moved on.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether every worker answers from the state `number`, from a later one, or from none. If not, they are asked to tell.
+    pub fn passed(&self, number: u64) -> bool {
+        let all = || {
+            let passed = |busy: &Busy| busy.0.load(Ordering::SeqCst) >= number;
+            self.busy.iter().all(passed)
+        };
+        if !all() {
+            self.awaited.store(number, Ordering::SeqCst);
+            if !all() {
+                return false;
+            }
         }
-        self.newest_state.lock().expect("a panic aborts").clone()
+        self.awaited.store(0, Ordering::SeqCst);
+        true
     }
 
     fn sum(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> u64 {
@@ -185,7 +296,7 @@ impl Shared {
         let lines = [
             ("BigFile", count(files)),
             ("RevHead", count(revs)),
-            ("ZHeadLink", 0),
+            ("ZHeadLink", count(self.zhead.count())),
             ("WatchLink", 0),
             ("Watch", 0),
             ("PinnedBlk", 0),
@@ -196,6 +307,7 @@ impl Shared {
             ("fuse_read_bytes", self.sum(|c| &c.read_bytes)),
             ("fuse_error", self.sum(|c| &c.errors)),
             ("load", self.sum(|c| &c.loads)),
+            ("load_place", self.sum(|c| &c.places)),
             ("load_wait", self.sum(|c| &c.waits)),
             ("store", self.sum(|c| &c.stores)),
             ("decode_rejected", self.sum(|c| &c.rejected)),
@@ -216,6 +328,8 @@ pub struct Published {
     pub tid: Tid,
     /// What it changed; `None` when nobody can tell, and everything may have.
     pub oids: Option<Arc<[Oid]>>,
+    /// Files that the history starts anew with: whatever is read of them has to be noted again.
+    pub anew: Vec<NodeId>,
     /// The database as of it.
     pub view: FileView,
 }
@@ -223,10 +337,8 @@ pub struct Published {
 /// To a worker.
 #[derive(Clone, Debug)]
 pub enum ToWorker {
-    /// These objects are about to change; answered by `Answered`.
-    Ask(Option<Arc<[Oid]>>),
-    /// Head is this from now on; answered by `Took`.
-    View(Arc<Published>),
+    /// There is a new state.
+    Look,
     /// The same database, read from another file.
     Switched(FileView),
     /// `head/at` moved: parked look-ups may go on.
@@ -235,41 +347,36 @@ pub enum ToWorker {
     Interrupt(Unique),
     /// The kernel forgot these nodes.
     Forgotten(Arc<[NodeId]>),
+    /// What an OPEN of this worker waits for is in the page cache.
+    Stored(Unique),
+    /// It is known whether the kernel can be asked for its pages.
+    Probed,
 }
 
 /// To control.
 #[derive(Debug)]
 pub enum ToControl {
-    /// Head files that a worker has read through what is about to change.
-    Answered(Vec<NodeId>),
-    /// A worker has the view; these head files were read through what changed.
-    Took(Vec<NodeId>),
-    /// The notifier dropped a file.
+    /// There are many notes, or a worker answers from the awaited state.
+    Look,
+    /// The notifier dropped all of a list.
     Dropped,
-    /// The kernel refused to drop a file: nothing can be trusted any more.
+    /// The kernel refused to drop pages: nothing can be trusted any more.
     DropFailed(crate::kernel::notify::NotifyError),
+    /// The kernel forgot these nodes.
+    Forgotten(Arc<[NodeId]>),
+    /// Pages that were asked for.
+    Retrieved {
+        /// Number of the RETRIEVE.
+        id: RetrieveId,
+        /// First byte.
+        off: u64,
+        /// As many as the kernel had.
+        data: Bytes,
+    },
     /// A file that replaced the database was opened.
     Rebuilt(Box<Result<crate::store::file::Rebuilt, crate::store::file::OpenError>>),
     /// The mount is ending.
     Stop,
-}
-
-/// To the notifier.
-#[derive(Debug)]
-pub enum Notice {
-    /// Drop every page of the file, and its attributes; answered by `Dropped`.
-    Drop(NodeId),
-    /// Let go of a name below a directory.
-    DropName(NodeId, String),
-    /// Put pages into the page cache.
-    Store {
-        /// The file.
-        node: NodeId,
-        /// First byte.
-        off: u64,
-        /// Whole pages, or up to the end of the file.
-        data: Bytes,
-    },
 }
 
 /// A channel and whom to wake after using it.

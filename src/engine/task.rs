@@ -14,9 +14,11 @@
 
 use super::loading::{RawRead, TaskId};
 use crate::base::limit;
+use crate::base::span::KeySet;
 use crate::base::{NodeId, Oid, Rev, Unique};
 use crate::fs::cache::{AtHand, Cache, Kept, Own};
 use crate::fs::read::{self, Info};
+use crate::fs::track::{Looked, Trail};
 use crate::fs::tree::FileNode;
 use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::Held;
@@ -51,6 +53,8 @@ pub(super) enum Job {
         off: u64,
         /// Bytes wanted.
         len: usize,
+        /// They go through the page cache of head.
+        is_cached: bool,
     },
     /// Bytes, for the page cache.
     Store {
@@ -180,32 +184,54 @@ pub(super) enum Failure {
     Io(#[from] io::Error),
 }
 
+/// What a task looks at, and where it says what it saw and what it lacks.
+#[derive(Debug)]
+pub(super) struct Look<'a> {
+    pub(super) hand: AtHand<'a, Extent>,
+    /// Raw bytes that came in.
+    pub(super) raws: &'a [(RawKey, Bytes)],
+    pub(super) wants: &'a mut Wants,
+    pub(super) trail: &'a mut Trail,
+    /// Leaves that need not be noted.
+    pub(super) noted: &'a KeySet,
+}
+
 /// Fills `out` with the bytes of a file at `off`, all of them inside it. False when something is missing
 /// (READ 3, 4 and 6: the bytes of a plain block go from the database file to `out` in one read).
 pub(super) fn fill(
-    hand: &AtHand<'_, Extent>,
-    raws: &[(RawKey, Bytes)],
-    wants: &mut Wants,
+    look: &mut Look<'_>,
     info: &Info,
     off: u64,
     out: &mut [u8],
 ) -> Result<bool, Failure> {
     let blksize = info.file.blksize;
+    let Look {
+        hand,
+        raws,
+        wants,
+        trail,
+        noted,
+    } = look;
     let mut complete = true;
     for piece in read::pieces(blksize.0, off, out.len()) {
         let target = &mut out[piece.at..][..piece.len];
-        let mut ask = Ask::new(hand, &mut wants.objects);
-        let Step::Done(place) = bigfile::locate(&mut ask, &info.file, piece.blk)? else {
+        let mut ask = Ask::new(&*hand, &mut wants.objects);
+        let found = bigfile::locate_path(&mut ask, &info.file, piece.blk, &mut trail.path)?;
+        let Step::Done(place) = found else {
             complete = false;
             continue;
         };
+        if hand.rev == Rev::Head {
+            trail.leaf(noted);
+            let (blk, value) = (piece.blk, place.block.map(|entry| entry.oid));
+            trail.blocks.push(Looked { blk, value });
+        }
         let Some(entry) = place.block else {
             target.fill(0);
             continue;
         };
         complete &= match hand.kept(entry.oid) {
-            Some(Kept::Raw(extent)) => {
-                hand.seen.borrow_mut().push(entry.oid);
+            Some(Kept::Raw(extent, _)) => {
                 if extent.len > blksize.0 {
                     return Err(ZodbError::LongBlock {
                         oid: entry.oid,
@@ -220,7 +246,7 @@ pub(super) fn fill(
                 false
             }
             _ => {
-                let mut ask = Ask::new(hand, &mut wants.objects);
+                let mut ask = Ask::new(&*hand, &mut wants.objects);
                 let step = zblk::fill(&mut ask, entry.oid, blksize, piece.off, target)?;
                 matches!(step, Step::Done(()))
             }
@@ -273,7 +299,7 @@ pub(super) fn worth_keeping(kept: &Kept<Extent>) -> bool {
             !matches!(**object, Object::Blk0(_) | Object::Data(_))
                 && object.cost() < limit::BLOCK_CACHE_BYTES / 8
         }
-        Kept::Raw(_) => true,
+        Kept::Raw(..) => true,
         Kept::Broken(_) | Kept::Absent(_) | Kept::Opaque => false,
     }
 }

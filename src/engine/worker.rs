@@ -10,6 +10,9 @@ use std::time::Duration;
 
 /// What a worker serves.
 pub trait Service {
+    /// Called after each wait, before anything that came is handed over.
+    fn begin(&mut self) {}
+
     /// A request came; it is answered through `port` now, or kept and answered later.
     fn request(&mut self, port: &mut Port, held: Held);
 
@@ -58,6 +61,7 @@ pub fn run<S: Service>(
             service.gone(&mut port);
             return End::Failed(error);
         }
+        service.begin();
         if let Some(errno) = events.refused.take() {
             flags.rings_refused.store(true, Ordering::Release);
             refused(errno);

@@ -1,100 +1,142 @@
 //! How head moves from one transaction to the next.
 //!
 //! ```text
-//!         commit         every worker said     the pages there      every worker took it      every drop is done
-//!   Quiet ------> Asking ----------------> Clearing --------> Publishing ------------> Dropping -----------> Quiet
-//!          Ask            Drop each file            Publish               Drop each file          Show
-//!     ^                                                                                             |
-//!     +---------------------------------------------------------------------------------------------+
+//!        commit        what it changes     the old pages are kept     nobody answers from     what came in late    every drop
+//!                      is known            or given up                the old view            is known             is done
+//! Quiet ------> Diffing ----------> Keeping ------------> Passing ---------------> Joining -----------> Dropping ------> Quiet
+//!        Diff              Keep              Publish                 Join                  Drop                 Show
+//!   ^                                                                                                            |
+//!   +------------------------------------------------------------------------------------------------------------+
 //! ```
 //!
-//! Clearing is not needed for correctness. Dropping a whole file takes as long as it has pages; between `Publish` and
-//! `Show` readers may see the new state though `head/at` shows the old one, and clearing most pages before makes
-//! that time short. What is read again meanwhile, from the old view, is dropped for good by the second drop.
+//! Nothing to keep, nothing to drop: the state is passed through at once. A transaction that touches nothing tracked
+//! goes from commit to `Show` in one call, if no worker is busy.
 //!
 //! What may wait for what (commit path):
 //! - a worker answers, and takes a view, between two requests; it waits for nothing;
-//! - a drop waits, in the kernel, for READs that hold pages of the file locked;
+//! - keeping asks the kernel for pages, which waits for no page lock; and it has a deadline;
+//! - passing waits for workers that are in the middle of a request, which waits for nothing;
+//! - a drop waits, in the kernel, for READs that hold pages of the changed blocks locked;
 //! - those READs are answered from whatever view their worker has; they never wait for a drop nor for head.
 //!
-//! So no circle closes (I3). The drops that count begin only when every worker has the new view: a READ answered
-//! earlier is undone by the drop, a READ answered later is new already. `Show` comes last: who has read `head/at`
-//! finds nothing older in the page cache.
+//! So no circle closes (I3). Drops begin only when no worker answers from the old view any more: a READ answered earlier
+//! is undone by the drop, a READ answered later is new already. What was read through the old view after `Diff` is asked for
+//! by `Join`: what changed of it is dropped as well (I1). `Show` comes last: who has read `head/at` finds nothing older in
+//! the page cache.
+//!
+//! Pages are kept while no worker has the new view, so that they are of the old one.
 //!
 //! Transactions are taken one by one, in order, none skipped. One `Head` for the daemon, on the control thread.
 
-use crate::base::{NodeId, Tid};
-use std::collections::{BTreeSet, VecDeque};
+use crate::base::{BlkNo, NodeId, Tid};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Pages are dropped whole.
+const PAGE: u64 = 4096;
 
 /// What happened.
 #[derive(Debug)]
 pub enum Event<C> {
     /// The database has a new transaction.
     Commit(Tid, C),
-    /// A worker says which head files it has read through objects that are about to change.
-    Answered(Vec<NodeId>),
-    /// A worker took the published view and says which head files it had read through changed objects.
-    Took(Vec<NodeId>),
-    /// The kernel dropped the pages of a file, or knows no such file.
+    /// What it changes of what is tracked.
+    Diffed(Vec<Change>),
+    /// What the kernel had of the changed blocks is kept, or is not to be had.
+    Kept,
+    /// No worker answers from the old view any more.
+    Passed,
+    /// What it changes of what was read while it was on its way.
+    Joined(Vec<Change>),
+    /// The kernel did every drop.
     Dropped,
 }
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<C> {
-    /// Ask every worker which head files depend on what this changes.
-    Ask(C),
-    /// Give every worker this view.
+    /// Find out what this changes.
+    Diff(Tid, C),
+    /// Keep what the kernel has of these blocks, for those who look for them at an older state.
+    Keep(Vec<(NodeId, BlkNo)>),
+    /// Requests that begin from now on are answered as of this; `Passed` when no worker answers from what was before.
     Publish(Tid, C),
-    /// Have the kernel drop every page of the file.
-    Drop(NodeId, Tid),
+    /// Find out what it changed of what came in since `Diff`.
+    Join,
+    /// Have the kernel drop these.
+    Drop(Tid, Vec<Drop>),
     /// `head/at` is this from now on.
     Show(Tid),
+}
+
+/// What a transaction changes of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The file.
+    pub node: NodeId,
+    /// What of it.
+    pub what: Changed,
+}
+
+/// Parts of a file that change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Some blocks.
+    Blocks {
+        /// Bytes of a block.
+        blksize: u64,
+        /// Which.
+        blocks: Vec<BlkNo>,
+        /// The file may have another size.
+        size: bool,
+    },
+    /// Nobody can tell: all of it.
+    Whole,
+}
+
+/// Something for the kernel to drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drop {
+    /// Pages of a file from `off` on, and its attributes.
+    Pages {
+        /// The file.
+        node: NodeId,
+        /// First byte, of a page.
+        off: u64,
+        /// Bytes; 0 for all to the end.
+        len: u64,
+    },
+    /// Attributes of a file.
+    Attributes(NodeId),
 }
 
 #[derive(Debug)]
 enum State<C> {
     Quiet,
-    Asking {
-        tid: Tid,
-        commit: C,
-        workers: usize,
-        files: BTreeSet<NodeId>,
-    },
-    Clearing {
-        tid: Tid,
-        commit: C,
-        files: usize,
-    },
-    Publishing {
-        tid: Tid,
-        workers: usize,
-        files: BTreeSet<NodeId>,
-    },
-    Dropping {
-        tid: Tid,
-        files: usize,
-    },
+    Diffing(Tid, C),
+    Keeping(Tid, C),
+    Passing(Tid),
+    Joining(Tid),
+    Dropping(Tid),
 }
 
 /// The advance, and the commits that wait for it.
 #[derive(Debug)]
 pub struct Head<C> {
     at: Tid,
-    workers: usize,
     queue: VecDeque<(Tid, C)>,
     state: State<C>,
+    /// Of the transaction under way.
+    changes: Vec<Change>,
 }
 
 impl<C: Clone + std::fmt::Debug> Head<C> {
-    /// Head is `at`; so many workers hold a view of it.
-    pub fn new(at: Tid, workers: usize) -> Self {
-        assert!(workers > 0, "somebody has to answer");
+    /// Head is `at`.
+    pub fn new(at: Tid) -> Self {
         Self {
             at,
-            workers,
             queue: VecDeque::new(),
             state: State::Quiet,
+            changes: Vec::new(),
         }
     }
 
@@ -110,110 +152,146 @@ impl<C: Clone + std::fmt::Debug> Head<C> {
 
     /// Takes an event; `actions` are to be carried out in order.
     pub fn apply(&mut self, event: Event<C>, actions: &mut Vec<Action<C>>) {
-        match (event, &mut self.state) {
-            (Event::Commit(tid, commit), _) => {
-                let last = self.queue.back().map_or(self.under_way(), |(tid, _)| *tid);
+        let last = self.queue.back().map_or(self.under_way(), |(tid, _)| *tid);
+        let state = std::mem::replace(&mut self.state, State::Quiet);
+        self.state = match (event, state) {
+            (Event::Commit(tid, commit), state) => {
                 assert!(
                     tid >= last,
                     "BUG: commits come in order: {tid} after {last}"
                 );
                 self.queue.push_back((tid, commit));
+                state
             }
-            (Event::Answered(touched), State::Asking { workers, files, .. })
-            | (Event::Took(touched), State::Publishing { workers, files, .. }) => {
-                files.extend(touched);
-                *workers -= 1;
+            (Event::Diffed(changes), State::Diffing(tid, commit)) => {
+                self.changes = changes;
+                let keep = kept(&self.changes);
+                if keep.is_empty() {
+                    actions.push(Action::Publish(tid, commit));
+                    State::Passing(tid)
+                } else {
+                    actions.push(Action::Keep(keep));
+                    State::Keeping(tid, commit)
+                }
             }
-            (Event::Dropped, State::Clearing { files, .. } | State::Dropping { files, .. }) => {
-                *files -= 1;
+            (Event::Kept, State::Keeping(tid, commit)) => {
+                actions.push(Action::Publish(tid, commit));
+                State::Passing(tid)
             }
-            (Event::Answered(_) | Event::Took(_) | Event::Dropped, state) => {
-                panic!("BUG: an answer that nobody waits for, in {state:?}")
+            (Event::Passed, State::Passing(tid)) => {
+                actions.push(Action::Join);
+                State::Joining(tid)
             }
+            (Event::Joined(more), State::Joining(tid)) => {
+                let mut changes = std::mem::take(&mut self.changes);
+                changes.extend(more);
+                let drops = drops(&changes);
+                if drops.is_empty() {
+                    self.show(tid, actions)
+                } else {
+                    actions.push(Action::Drop(tid, drops));
+                    State::Dropping(tid)
+                }
+            }
+            (Event::Dropped, State::Dropping(tid)) => self.show(tid, actions),
+            (event, state) => panic!("BUG: {event:?}, which nobody waits for, in {state:?}"),
+        };
+        if matches!(self.state, State::Quiet)
+            && let Some((tid, commit)) = self.queue.pop_front()
+        {
+            actions.push(Action::Diff(tid, commit.clone()));
+            self.state = State::Diffing(tid, commit);
         }
-        self.go_on(actions);
     }
 
-    fn under_way(&self) -> Tid {
+    /// The transaction that head goes to, or is at.
+    pub fn under_way(&self) -> Tid {
         match self.state {
             State::Quiet => self.at,
-            State::Asking { tid, .. }
-            | State::Clearing { tid, .. }
-            | State::Publishing { tid, .. }
-            | State::Dropping { tid, .. } => tid,
+            State::Diffing(tid, _) | State::Keeping(tid, _) => tid,
+            State::Passing(tid) | State::Joining(tid) | State::Dropping(tid) => tid,
         }
     }
 
-    fn go_on(&mut self, actions: &mut Vec<Action<C>>) {
-        loop {
-            match &mut self.state {
-                State::Quiet => {
-                    let Some((tid, commit)) = self.queue.pop_front() else {
-                        return;
-                    };
-                    actions.push(Action::Ask(commit.clone()));
-                    let (workers, files) = (self.workers, BTreeSet::new());
-                    self.state = State::Asking {
-                        tid,
-                        commit,
-                        workers,
-                        files,
-                    };
+    fn show(&mut self, tid: Tid, actions: &mut Vec<Action<C>>) -> State<C> {
+        self.at = tid;
+        actions.push(Action::Show(tid));
+        State::Quiet
+    }
+}
+
+/// Blocks whose old pages are of use to somebody. Those that share pages with their neighbours are not.
+fn kept(changes: &[Change]) -> Vec<(NodeId, BlkNo)> {
+    let blocks = changes.iter().filter_map(|change| match &change.what {
+        Changed::Blocks {
+            blksize, blocks, ..
+        } if blksize.is_multiple_of(PAGE) => Some(blocks.iter().map(|&blk| (change.node, blk))),
+        _ => None,
+    });
+    blocks.flatten().collect()
+}
+
+/// What has to be dropped: each page once, files whose size may have changed last.
+fn drops(changes: &[Change]) -> Vec<Drop> {
+    // Pages `[first, end)` by file; `None` for all of them.
+    let mut files: BTreeMap<NodeId, Option<Vec<(u64, u64)>>> = BTreeMap::new();
+    let mut sizes = Vec::new();
+    for Change { node, what } in changes {
+        let ranges = files.entry(*node).or_insert_with(|| Some(Vec::new()));
+        match what {
+            Changed::Whole => *ranges = None,
+            Changed::Blocks {
+                blksize,
+                blocks,
+                size,
+            } => {
+                if *size {
+                    sizes.push(*node);
                 }
-                State::Asking {
-                    workers: 0,
-                    tid,
-                    commit,
-                    files,
-                } => {
-                    let (tid, commit) = (*tid, commit.clone());
-                    actions.extend(files.iter().map(|&file| Action::Drop(file, tid)));
-                    self.state = State::Clearing {
-                        tid,
-                        commit,
-                        files: files.len(),
-                    };
-                }
-                State::Clearing {
-                    files: 0,
-                    tid,
-                    commit,
-                } => {
-                    let tid = *tid;
-                    actions.push(Action::Publish(tid, commit.clone()));
-                    let (workers, files) = (self.workers, BTreeSet::new());
-                    self.state = State::Publishing {
-                        tid,
-                        workers,
-                        files,
-                    };
-                }
-                State::Publishing {
-                    workers: 0,
-                    tid,
-                    files,
-                } => {
-                    let tid = *tid;
-                    actions.extend(files.iter().map(|&file| Action::Drop(file, tid)));
-                    self.state = State::Dropping {
-                        tid,
-                        files: files.len(),
-                    };
-                }
-                State::Dropping { files: 0, tid } => {
-                    self.at = *tid;
-                    actions.push(Action::Show(self.at));
-                    self.state = State::Quiet;
-                }
-                _ => return,
+                let Some(ranges) = ranges else { continue };
+                ranges.extend(blocks.iter().map(|blk| {
+                    let off = blk.0 * blksize;
+                    (off / PAGE, (off + blksize).div_ceil(PAGE))
+                }));
             }
         }
     }
+    let mut out = Vec::new();
+    for (&node, ranges) in &mut files {
+        let Some(ranges) = ranges else {
+            out.push(Drop::Pages {
+                node,
+                off: 0,
+                len: 0,
+            });
+            continue;
+        };
+        ranges.sort_unstable();
+        let mut merged: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
+        for &(first, end) in &*ranges {
+            match merged.last_mut() {
+                Some(last) if first <= last.1 => last.1 = last.1.max(end),
+                _ => merged.push((first, end)),
+            }
+        }
+        out.extend(merged.into_iter().map(|(first, end)| Drop::Pages {
+            node,
+            off: first * PAGE,
+            len: (end - first) * PAGE,
+        }));
+    }
+    sizes.sort_unstable();
+    sizes.dedup();
+    out.extend(sizes.into_iter().map(Drop::Attributes));
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const A: NodeId = NodeId(70);
+    const B: NodeId = NodeId(71);
 
     fn step(head: &mut Head<char>, event: Event<char>) -> Vec<Action<char>> {
         let mut actions = Vec::new();
@@ -221,36 +299,82 @@ mod tests {
         actions
     }
 
+    fn blocks(node: NodeId, blksize: u64, blocks: &[u64], size: bool) -> Change {
+        let blocks = blocks.iter().copied().map(BlkNo).collect();
+        Change {
+            node,
+            what: Changed::Blocks {
+                blksize,
+                blocks,
+                size,
+            },
+        }
+    }
+
+    fn pages(node: NodeId, off: u64, len: u64) -> Drop {
+        Drop::Pages { node, off, len }
+    }
+
     #[test]
     fn commits_go_through_all_states_one_after_the_other() {
-        let mut head = Head::new(Tid(1), 2);
+        let mut head = Head::new(Tid(1));
         let commit = |n, c| Event::Commit(Tid(n), c);
-        let (a, b) = (NodeId(70), NodeId(71));
-        assert_eq!(step(&mut head, commit(5, 'a')), [Action::Ask('a')]);
+        assert_eq!(step(&mut head, commit(5, 'a')), [Action::Diff(Tid(5), 'a')]);
         assert_eq!(step(&mut head, commit(6, 'b')), []);
-        assert_eq!(step(&mut head, Event::Answered(vec![])), []);
+        let changes = vec![blocks(A, 4096, &[3], false)];
+        let keep = Action::Keep(vec![(A, BlkNo(3))]);
+        assert_eq!(step(&mut head, Event::Diffed(changes)), [keep]);
+        assert_eq!(step(&mut head, Event::Kept), [Action::Publish(Tid(5), 'a')]);
+        assert_eq!(step(&mut head, Event::Passed), [Action::Join]);
+        let late = vec![blocks(B, 8192, &[1], true)];
+        let drops = vec![
+            pages(A, 12288, 4096),
+            pages(B, 8192, 8192),
+            Drop::Attributes(B),
+        ];
         assert_eq!(
-            step(&mut head, Event::Answered(vec![a])),
-            [Action::Drop(a, Tid(5))]
+            step(&mut head, Event::Joined(late)),
+            [Action::Drop(Tid(5), drops)]
         );
-        assert_eq!(
-            step(&mut head, Event::Dropped),
-            [Action::Publish(Tid(5), 'a')]
-        );
-        assert_eq!(step(&mut head, Event::Took(vec![a])), []);
-        let drops = [Action::Drop(a, Tid(5)), Action::Drop(b, Tid(5))];
-        assert_eq!(step(&mut head, Event::Took(vec![b, a])), drops);
-        assert_eq!(step(&mut head, Event::Dropped), []);
         assert_eq!(head.at(), Tid(1));
-        let shown = [Action::Show(Tid(5)), Action::Ask('b')];
+        let shown = [Action::Show(Tid(5)), Action::Diff(Tid(6), 'b')];
         assert_eq!(step(&mut head, Event::Dropped), shown);
-        step(&mut head, Event::Answered(vec![]));
         assert_eq!(
-            step(&mut head, Event::Answered(vec![])),
+            step(&mut head, Event::Diffed(vec![])),
             [Action::Publish(Tid(6), 'b')]
         );
-        step(&mut head, Event::Took(vec![]));
-        assert_eq!(step(&mut head, Event::Took(vec![])), [Action::Show(Tid(6))]);
+        assert_eq!(step(&mut head, Event::Passed), [Action::Join]);
+        assert_eq!(
+            step(&mut head, Event::Joined(vec![])),
+            [Action::Show(Tid(6))]
+        );
         assert!(head.is_quiet());
+    }
+
+    #[test]
+    fn each_page_is_dropped_once_and_neighbours_together() {
+        let whole = Change {
+            node: B,
+            what: Changed::Whole,
+        };
+        let changes = [
+            blocks(A, 8192, &[4, 0], true),
+            blocks(B, 4096, &[7], false),
+            blocks(A, 8192, &[1, 4], true),
+            whole,
+        ];
+        let want = [
+            pages(A, 0, 16384),
+            pages(A, 32768, 8192),
+            pages(B, 0, 0),
+            Drop::Attributes(A),
+        ];
+        assert_eq!(drops(&changes), want);
+        // A block that shares pages takes its neighbours' share along.
+        assert_eq!(
+            drops(&[blocks(A, 4, &[1023, 1024], false)]),
+            [pages(A, 0, 8192)]
+        );
+        assert_eq!(kept(&[blocks(A, 4, &[1023], false)]), []);
     }
 }

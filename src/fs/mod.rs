@@ -1,8 +1,9 @@
 //! What a path means: names, attributes, views, and what a commit does to them. Pure.
 //!
 //! `tree` holds names and nodes, `attr` what stat shows, `errno` the one table from refusals to errno,
-//! `cache` the objects at hand, `track` what a file was read through, `read` a READ in terms of blocks, `touch` which
-//! blocks deserve a store, `advance` the order of things when head moves.
+//! `cache` the objects at hand and `revision` which states they are right for, `track` what an answer was made from, `read` a
+//! READ in terms of blocks, `touch` which blocks deserve a store, `advance` the order of things when head moves, `history` what
+//! each transaction changes of all that is cached, `states` what it was told for that, `kept` the old pages, `pagecache` how they are known again.
 //!
 //! Nothing here waits, loads or reads a clock: it says what it needs and is asked again.
 
@@ -10,7 +11,12 @@ pub mod advance;
 pub mod attr;
 pub mod cache;
 pub mod errno;
+pub mod history;
+pub mod kept;
+pub mod pagecache;
 pub mod read;
+pub mod revision;
+pub mod states;
 pub mod touch;
 pub mod track;
 pub mod tree;

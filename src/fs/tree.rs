@@ -33,6 +33,10 @@ pub mod fixed {
     pub const PINTIMEOUT: NodeId = NodeId(7);
     /// `/.wcfs/stats`
     pub const STATS: NodeId = NodeId(8);
+    /// `/.wcfs/debug`, if asked for.
+    pub const DEBUG: NodeId = NodeId(9);
+    /// `/.wcfs/debug/zhead`
+    pub const ZHEAD: NodeId = NodeId(10);
     /// First id of nodes that come and go.
     pub const FIRST_FREE: u64 = 64;
 }
@@ -48,6 +52,8 @@ pub struct FileNode {
     pub oid: Oid,
     /// Approximate last change, as shown by stat: 0 until known.
     mtime: AtomicU64,
+    /// Bytes, of a file below `@<tid>`: 0 until the kernel is told.
+    size: AtomicU64,
     /// The ZBigFile itself changed under head: this node answers EIO, the name leads to a new one.
     gone: AtomicBool,
 }
@@ -61,6 +67,16 @@ impl FileNode {
     /// Notes a change; an older one than known is not news.
     pub fn changed_at(&self, tid: Tid) {
         self.mtime.fetch_max(tid.0, Ordering::Relaxed);
+    }
+
+    /// Bytes of a file below `@<tid>`, which never change; 0 until the kernel is told.
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// The kernel is being told how long this file below `@<tid>` is.
+    pub fn told_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
     }
 
     /// Whether the node outlived its ZBigFile.
@@ -88,6 +104,10 @@ pub enum Node {
     Pintimeout,
     /// `.wcfs/stats`
     Stats,
+    /// `/.wcfs/debug`
+    Debug,
+    /// `.wcfs/debug/zhead`
+    Zhead,
     /// A big file.
     File(Arc<FileNode>),
 }
@@ -97,7 +117,7 @@ impl Node {
     pub fn is_dir(&self) -> bool {
         matches!(
             self,
-            Self::Root | Self::View(_) | Self::Bigfile(_) | Self::Wcfs
+            Self::Root | Self::View(_) | Self::Bigfile(_) | Self::Wcfs | Self::Debug
         )
     }
 }
@@ -156,7 +176,9 @@ pub fn resolve(parent: &Node, name: &[u8]) -> Result<Name, NameError> {
         (Node::Wcfs, b"zurl") => fixed(fixed::ZURL),
         (Node::Wcfs, b"pintimeout") => fixed(fixed::PINTIMEOUT),
         (Node::Wcfs, b"stats") => fixed(fixed::STATS),
-        (Node::View(_) | Node::Wcfs, _) => Err(NameError::Absent),
+        (Node::Wcfs, b"debug") => fixed(fixed::DEBUG),
+        (Node::Debug, b"zhead") => fixed(fixed::ZHEAD),
+        (Node::View(_) | Node::Wcfs | Node::Debug, _) => Err(NameError::Absent),
         (Node::Bigfile(rev), _) => Ok(Name::File(
             *rev,
             Oid::parse(name).ok_or(NameError::Invalid)?,
@@ -176,6 +198,8 @@ pub fn fixed_node(id: NodeId) -> Option<Node> {
         fixed::ZURL => Node::Zurl,
         fixed::PINTIMEOUT => Node::Pintimeout,
         fixed::STATS => Node::Stats,
+        fixed::DEBUG => Node::Debug,
+        fixed::ZHEAD => Node::Zhead,
         _ => return None,
     })
 }
@@ -283,6 +307,7 @@ impl Tree {
                         rev,
                         oid,
                         mtime,
+                        size: 0.into(),
                         gone: false.into(),
                     }))
                 });
@@ -316,9 +341,9 @@ impl Tree {
             .collect()
     }
 
-    /// The ZBigFile of a head file changed: its node is gone, its name will lead to another.
-    pub fn retire(&mut self, oid: Oid) -> Option<Arc<FileNode>> {
-        let file = self.file(Rev::Head, oid)?;
+    /// The ZBigFile of a head file changed: its node is gone, its name will lead to another. `None` if it does so already.
+    pub fn retire(&mut self, oid: Oid, node: NodeId) -> Option<Arc<FileNode>> {
+        let file = self.file(Rev::Head, oid).filter(|file| file.id == node)?;
         self.files.remove(&(Rev::Head, oid));
         file.gone.store(true, Ordering::Release);
         Some(file)
@@ -397,7 +422,9 @@ impl Tree {
                 entry(fixed::ZURL, "zurl", false),
                 entry(fixed::PINTIMEOUT, "pintimeout", false),
                 entry(fixed::STATS, "stats", false),
+                entry(fixed::DEBUG, "debug", true),
             ],
+            Node::Debug => vec![entry(fixed::ZHEAD, "zhead", false)],
             _ => Vec::new(),
         };
         match dir {
@@ -490,9 +517,10 @@ mod tests {
     fn a_retired_file_keeps_its_node_and_loses_its_name() {
         let mut tree = Tree::default();
         let old = tree.enter_file(Rev::Head, Oid(1), Tid(5));
-        tree.retire(Oid(1)).unwrap();
+        tree.retire(Oid(1), old.id).unwrap();
         assert!(old.is_gone());
         let new = tree.enter_file(Rev::Head, Oid(1), Tid(9));
+        assert!(tree.retire(Oid(1), old.id).is_none());
         assert!(new.id != old.id && !new.is_gone());
         let mut dropped = Vec::new();
         tree.forget(old.id, 1, &mut dropped);

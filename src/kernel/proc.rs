@@ -65,19 +65,7 @@ impl Waker {
     /// # Errors
     /// No descriptor left.
     pub fn new() -> io::Result<Self> {
-        Self::with(EfdFlags::EFD_NONBLOCK)
-    }
-
-    /// One whose reads wait, as a read that stays in a ring has to.
-    ///
-    /// # Errors
-    /// No descriptor left.
-    pub fn waiting() -> io::Result<Self> {
-        Self::with(EfdFlags::empty())
-    }
-
-    fn with(flags: EfdFlags) -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | flags;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self(Arc::new(EventFd::from_value_and_flags(0, flags)?)))
     }
 
@@ -87,7 +75,7 @@ impl Waker {
         while self.0.write(1) == Err(Errno::EINTR) {}
     }
 
-    /// Takes note of all wake-ups so far; only when there are some, if reads wait.
+    /// Takes note of all wake-ups so far.
     pub fn drain(&self) {
         let _ = self.0.read();
     }
@@ -104,6 +92,24 @@ pub fn ids() -> (u32, u32) {
         nix::unistd::geteuid().as_raw(),
         nix::unistd::getegid().as_raw(),
     )
+}
+
+/// Whether a thread is on its way out, or gone: by its number, 0 for one that cannot be seen from here.
+pub fn is_being_killed(tid: u32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{tid}/status")) else {
+        return true;
+    };
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    // Whatever ends a process ends its other threads by SIGKILL.
+    let kill = 1u64 << (Signal::SIGKILL as u32 - 1);
+    let is_set = |name| {
+        let mask = field(name).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_none_or(|mask| mask & kill != 0)
+    };
+    let state = field("State:").map(str::trim_start);
+    state.is_none_or(|state| state.starts_with(['Z', 'X']))
+        || is_set("SigPnd:")
+        || is_set("ShdPnd:")
 }
 
 fn stop_signals() -> SigSet {

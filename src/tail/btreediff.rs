@@ -6,8 +6,10 @@
 //!
 //! ```text
 //!   1 old tree, from the root through suspects:
-//!       a child that is not suspect and stands in the new tree with the same keys: nothing changed below it
-//!       any other tracked child: look below it;  a leaf: its keys are in question
+//!       a node that was not changed itself and stands in the new tree with the same keys: its suspect children
+//!       any other one: all its tracked children, but those that are not suspect and stand in the new tree with the
+//!       same keys: nothing changed below them
+//!       a leaf: its keys are in question
 //!   2 until nothing is in question any more:
 //!       leaves of the new tree over keys in question: their other keys are in question in the old tree
 //!       leaves of the old tree over keys in question: their other keys are in question in the new tree
@@ -25,8 +27,8 @@
 use crate::base::Oid;
 use crate::base::span::{KeyRange, KeySet};
 use crate::zodb::btree::{self, Below, Coverage, PathNode, TreeRef};
-use crate::zodb::{Ask, Objects, Step, ZodbError};
-use rustc_hash::FxHashSet;
+use crate::zodb::{self, Ask, Objects, Step, ZodbError};
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet};
 
 type NodeKey = (Oid, i64, Option<i64>);
@@ -89,6 +91,12 @@ impl TrackedTree {
         self.nodes.contains(&node_key(node))
     }
 
+    /// Adds what is tracked of the same tree elsewhere, as of the same state.
+    pub fn merge(&mut self, other: &Self) {
+        self.keys.union(&other.keys);
+        self.nodes.extend(&other.nodes);
+    }
+
     /// Takes what a commit did to it; it is as of the new state then.
     pub fn apply(&mut self, diff: &Diff) {
         for &node in &diff.gone {
@@ -121,6 +129,14 @@ pub struct Diff {
     met: BTreeSet<NodeKey>,
 }
 
+impl Diff {
+    /// Nodes that may have gone or come.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = Oid> + '_ {
+        let met = self.met.iter().map(|node| node.0);
+        self.gone.iter().map(|node| node.0).chain(met)
+    }
+}
+
 /// Finds out what a commit that changed the objects `changed` did to what is tracked.
 ///
 /// # Errors
@@ -135,13 +151,15 @@ pub fn diff<O: Objects + ?Sized, N: Objects + ?Sized>(
     let mut differ = Differ {
         tree,
         tracked,
-        suspect: FxHashSet::default(),
+        changed: FxHashSet::default(),
+        suspect: FxHashMap::default(),
         found: Diff::default(),
         old: Side::default(),
         new: Side::default(),
         whole: true,
     };
     for node in changed.flat_map(|oid| tracked.places(oid)) {
+        differ.changed.insert(node.oid);
         differ.suspect_above(old, node)?;
     }
     if !differ.whole {
@@ -168,7 +186,7 @@ struct Side {
 
 impl Side {
     /// Notes a leaf; false when it was met before.
-    fn meet(&mut self, range: KeyRange, entries: &[(i64, crate::zodb::Entry)]) -> bool {
+    fn meet(&mut self, range: KeyRange, entries: &[(i64, zodb::Entry)]) -> bool {
         if self.met.covers(range) {
             return false;
         }
@@ -182,7 +200,10 @@ impl Side {
 struct Differ<'t> {
     tree: TreeRef,
     tracked: &'t TrackedTree,
-    suspect: FxHashSet<NodeKey>,
+    /// Known nodes that the commit changed.
+    changed: FxHashSet<Oid>,
+    /// With their suspect children.
+    suspect: FxHashMap<NodeKey, Vec<PathNode>>,
     found: Diff,
     old: Side,
     new: Side,
@@ -204,12 +225,42 @@ impl Differ<'_> {
         old: &mut Ask<'_, O>,
         node: PathNode,
     ) -> Result<(), ZodbError> {
-        match way(old, self.tree, self.root(), node)? {
-            Step::Need => self.whole = false,
-            Step::Done(Some(path)) => self.suspect.extend(path.into_iter().map(node_key)),
+        let path = match way(old, self.tree, node)? {
+            Step::Need => {
+                self.whole = false;
+                return Ok(());
+            }
+            Step::Done(Some(path)) => path,
             Step::Done(None) => unreachable!("BUG: tracked node {node:?} is not in the old tree"),
+        };
+        let mut below = None;
+        for &node in path.iter().rev() {
+            let known = self.suspect.contains_key(&node_key(node));
+            let children = self.suspect.entry(node_key(node)).or_default();
+            children.extend(below);
+            if known {
+                break; // and so are those above
+            }
+            below = Some(node);
         }
         Ok(())
+    }
+
+    /// A node that leads where it led: the commit did not change it, and it stands where it stood.
+    fn leads_on<N: Objects + ?Sized>(
+        &mut self,
+        new: &mut Ask<'_, N>,
+        node: PathNode,
+    ) -> Result<bool, ZodbError> {
+        if self.changed.contains(&node.oid) {
+            return Ok(false);
+        }
+        match way(new, self.tree, node)? {
+            Step::Need => self.whole = false,
+            Step::Done(None) => return Ok(false),
+            Step::Done(Some(path)) => self.found.met.extend(path.into_iter().map(node_key)),
+        }
+        Ok(true)
     }
 
     /// Step 1.
@@ -220,7 +271,14 @@ impl Differ<'_> {
     ) -> Result<(), ZodbError> {
         let mut open = vec![self.root()];
         while let Some(node) = open.pop() {
-            let children = match btree::below(old, self.tree, node)? {
+            if let Some(children) = self.suspect.get(&node_key(node)).cloned()
+                && self.leads_on(new, node)?
+            {
+                self.found.gone.push(node_key(node));
+                open.extend(children);
+                continue;
+            }
+            let children = match btree::below(old, self.tree, node, KeyRange::ALL)? {
                 Step::Need => {
                     self.whole = false;
                     continue;
@@ -242,11 +300,11 @@ impl Differ<'_> {
                 if !self.tracked.has(child) {
                     continue;
                 }
-                if self.suspect.contains(&node_key(child)) {
+                if self.suspect.contains_key(&node_key(child)) {
                     open.push(child);
                     continue;
                 }
-                match way(new, self.tree, self.root(), child)? {
+                match way(new, self.tree, child)? {
                     Step::Need => self.whole = false,
                     Step::Done(None) => open.push(child),
                     Step::Done(Some(path)) => self.found.met.extend(path.into_iter().map(node_key)),
@@ -294,34 +352,13 @@ impl Differ<'_> {
         Ok(())
     }
 
-    /// The leaves over a range, each with its path and what it holds; those that are at hand.
-    #[allow(clippy::type_complexity, reason = "a pair, twice")]
     fn leaves<A: Objects + ?Sized>(
         &mut self,
         ask: &mut Ask<'_, A>,
         range: KeyRange,
-    ) -> Result<Vec<(Vec<PathNode>, Vec<(i64, crate::zodb::Entry)>)>, ZodbError> {
-        let mut found = Vec::new();
-        let mut open = vec![vec![self.root()]];
-        while let Some(path) = open.pop() {
-            let node = *path.last().expect("a path has its root");
-            match btree::below(ask, self.tree, node)? {
-                Step::Need => self.whole = false,
-                Step::Done(Below::Entries(entries)) => found.push((path, entries)),
-                Step::Done(Below::Nodes(children)) => {
-                    let meets = |child: &PathNode| {
-                        let keys = range_of(child.cover);
-                        keys.is_some_and(|k| k.first() <= range.last() && range.first() <= k.last())
-                    };
-                    check_height(&path)?;
-                    open.extend(children.into_iter().filter(meets).map(|child| {
-                        let mut path = path.clone();
-                        path.push(child);
-                        path
-                    }));
-                }
-            }
-        }
+    ) -> Result<Vec<Leaf>, ZodbError> {
+        let (found, whole) = leaves_at_hand(ask, self.tree, range)?;
+        self.whole &= whole;
         Ok(found)
     }
 
@@ -344,6 +381,46 @@ impl Differ<'_> {
     }
 }
 
+/// A leaf: its path from the root, and what it holds.
+pub(super) type Leaf = (Vec<PathNode>, Vec<(i64, zodb::Entry)>);
+
+/// The leaves over a range, in no order.
+pub(super) fn leaves<A: Objects + ?Sized>(
+    ask: &mut Ask<'_, A>,
+    tree: TreeRef,
+    range: KeyRange,
+) -> Result<Step<Vec<Leaf>>, ZodbError> {
+    let (found, whole) = leaves_at_hand(ask, tree, range)?;
+    Ok(if whole { Step::Done(found) } else { Step::Need })
+}
+
+/// The leaves over a range that are at hand, in no order, and whether these are all.
+fn leaves_at_hand<A: Objects + ?Sized>(
+    ask: &mut Ask<'_, A>,
+    tree: TreeRef,
+    range: KeyRange,
+) -> Result<(Vec<Leaf>, bool), ZodbError> {
+    let (mut found, mut whole) = (Vec::new(), true);
+    let (oid, cover) = (tree.root, Coverage::ALL);
+    let mut open = vec![vec![PathNode { oid, cover }]];
+    while let Some(path) = open.pop() {
+        let node = *path.last().expect("a path has its root");
+        match btree::below(ask, tree, node, range)? {
+            Step::Need => whole = false,
+            Step::Done(Below::Entries(entries)) => found.push((path, entries)),
+            Step::Done(Below::Nodes(children)) => {
+                check_height(&path)?;
+                open.extend(children.into_iter().map(|child| {
+                    let mut path = path.clone();
+                    path.push(child);
+                    path
+                }));
+            }
+        }
+    }
+    Ok((found, whole))
+}
+
 fn check_height(path: &[PathNode]) -> Result<(), ZodbError> {
     if path.len() < crate::base::limit::TREE_HEIGHT_MAX {
         return Ok(());
@@ -356,20 +433,18 @@ fn check_height(path: &[PathNode]) -> Result<(), ZodbError> {
 fn way<A: Objects + ?Sized>(
     ask: &mut Ask<'_, A>,
     tree: TreeRef,
-    root: PathNode,
     node: PathNode,
 ) -> Result<Step<Option<Vec<PathNode>>>, ZodbError> {
-    let mut path = vec![root];
+    let (oid, cover) = (tree.root, Coverage::ALL);
+    let mut path = vec![PathNode { oid, cover }];
     while path[path.len() - 1] != node {
         check_height(&path)?;
-        let children = match btree::below(ask, tree, path[path.len() - 1])? {
+        let keys = KeyRange::of(node.cover.lo);
+        let next = match btree::below(ask, tree, path[path.len() - 1], keys)? {
             Step::Need => return Ok(Step::Need),
-            Step::Done(Below::Entries(_)) => return Ok(Step::Done(None)),
-            Step::Done(Below::Nodes(children)) => children,
+            Step::Done(Below::Entries(_)) => None,
+            Step::Done(Below::Nodes(children)) => children.first().copied(),
         };
-        let next = children
-            .into_iter()
-            .find(|c| c.cover.contains(node.cover.lo));
         match next {
             Some(next) if next.cover.last() >= node.cover.last() => path.push(next),
             _ => return Ok(Step::Done(None)),

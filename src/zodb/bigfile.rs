@@ -79,6 +79,32 @@ pub fn size<O: Objects + ?Sized>(
     })?))
 }
 
+/// The leaves that the size of a file depends on, each with its path from the root: the one that holds the last block, and
+/// those behind it, which hold none.
+pub fn last_leaves<O: Objects + ?Sized>(
+    ask: &mut Ask<'_, O>,
+    file: &BigFile,
+    paths: &mut Vec<Vec<PathNode>>,
+) -> Result<Step<()>, ZodbError> {
+    paths.clear();
+    let Step::Done(last) = btree::max(ask, file.tree())? else {
+        return Ok(Step::Need);
+    };
+    let last = last.map_or(i64::MIN, |(key, _)| key);
+    let mut key = i64::MAX;
+    loop {
+        let mut path = Vec::new();
+        let Step::Done(found) = btree::lookup_path(ask, file.tree(), key, &mut path)? else {
+            return Ok(Step::Need);
+        };
+        paths.push(path);
+        match found.cover.lo.checked_sub(1) {
+            Some(before) if found.cover.lo > last => key = before,
+            _ => return Ok(Step::Done(())),
+        }
+    }
+}
+
 /// Where a block is.
 pub fn locate<O: Objects + ?Sized>(
     ask: &mut Ask<'_, O>,

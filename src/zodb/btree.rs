@@ -13,6 +13,7 @@ use super::need::{Ask, Objects, Step};
 use super::object::{Bucket, Entry, Inner, Node, Object};
 use crate::base::Oid;
 use crate::base::limit::{TREE_EMPTY_MAX, TREE_HEIGHT_MAX};
+use crate::base::span::KeyRange;
 
 /// A tree: its root, and what keys it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -204,12 +205,13 @@ pub enum Below {
     Entries(Vec<(i64, Entry)>),
 }
 
-/// What is below a node of a tree. A root that is not there is an empty tree: so one that was deleted, or is yet to
-/// be made, can be compared with what it was or becomes.
+/// What is below a node of a tree: of its children, those that answer for some of `keys`. A root that is not there is an
+/// empty tree: so one that was deleted, or is yet to be made, can be compared with what it was or becomes.
 pub fn below<O: Objects + ?Sized>(
     ask: &mut Ask<'_, O>,
     tree: TreeRef,
     node: PathNode,
+    keys: KeyRange,
 ) -> Result<Step<Below>, ZodbError> {
     let is_root = node.oid == tree.root && node.cover == Coverage::ALL;
     let level = match enter(ask, tree.family, node, is_root) {
@@ -223,9 +225,9 @@ pub fn below<O: Objects + ?Sized>(
             Step::Done(Below::Entries(bucket.iter().collect()))
         }
         Some(Level::Inner(inner)) => {
-            let children = inner.children().iter().enumerate();
-            let children = children.map(|(i, &oid)| PathNode {
-                oid,
+            let places = inner.child_of(keys.first())..=inner.child_of(keys.last());
+            let children = places.map(|i| PathNode {
+                oid: inner.children()[i],
                 cover: node.cover.child(inner, i),
             });
             Step::Done(Below::Nodes(

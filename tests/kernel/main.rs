@@ -44,6 +44,7 @@ mod readahead;
 mod retrieve;
 mod reuse;
 mod rings;
+mod shrink;
 mod unmount;
 mod withdrawn;
 

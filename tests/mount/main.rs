@@ -7,7 +7,8 @@
 //! Tests run over the three transports `uring`, `dev` and `plain`. What the machine lacks is said on stderr (and
 //! collected by `tests/run`); nothing passes silently.
 //!
-//! Read next: `rig` (mounts and children), `machine` (what is there), `data` (databases); the others are tests.
+//! Read next: `rig` (mounts and children), `machine` (what is there), `data` (databases), `base` (databases
+//! that a test writes block by block) and `visitor` (who looks at pages); the others are tests.
 //!
 //! Environment, beside what `tests/run` documents: `ZRING_BIN` tests another binary, `ZRING_PYTHON` is a Python with
 //! ZODB, `ZRING_TESTS_FULL=1` makes a missing Python an error.
@@ -18,20 +19,25 @@
     reason = "tests wait, watch the clock and start threads"
 )]
 
+mod base;
 mod child;
 mod data;
 mod machine;
 mod rig;
+mod visitor;
 
 mod bad_input;
 mod command;
+mod commit;
 mod content;
 mod damage;
+mod defect;
 mod fstab;
 mod kernel_off;
 mod live;
 mod restart;
 mod rev;
+mod soak;
 mod topology;
 mod tree;
 mod user;

@@ -1,17 +1,23 @@
-//! `@<tid>` directories: how they come, how a lookup beyond head waits, and how they go when nobody needs them.
+//! `@<tid>` directories: how they come, how a lookup beyond head waits, what they share with head, and how they go when
+//! nobody needs them.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::child::becomes_true;
-use crate::data::database;
+use crate::data::{database, values};
 use crate::machine::{Transport, python, root_or_lack};
 use crate::on_each_transport;
-use crate::rig::{Rig, SHORT};
+use crate::rig::{Mount, Rig, SHORT, zurl};
 use crate::tree::{MANY, field};
 
-on_each_transport!(one_name_one_node, beyond_head_waits, goes_when_unused);
+on_each_transport!(
+    one_name_one_node,
+    beyond_head_waits,
+    goes_when_unused,
+    loads_nothing_that_head_has_or_had,
+);
 
 fn one_name_one_node(transport: Transport) {
     if !transport.is_there() {
@@ -169,5 +175,104 @@ fn goes_when_unused(transport: Transport) {
     );
     // And they come back.
     mount.verify(&[&db.manifest], &[]);
+    mount.stop();
+}
+
+/// Records that `work` had loaded or looked up.
+fn loads_of(mount: &Mount<'_>, work: impl FnOnce()) -> u64 {
+    let loads = || mount.stat("load") + mount.stat("load_place");
+    let before = loads();
+    work();
+    loads() - before
+}
+
+/// A file read whole past the page cache: its sum, and what had to be loaded.
+fn read_of(mount: &Mount<'_>, file: &str, size: u64) -> (String, u64) {
+    let mut sum = String::new();
+    let read = || sum = mount.probe(&[&format!("direct {file} 0 {size}")]).remove(0);
+    let loads = loads_of(mount, read);
+    assert!(sum.starts_with("ok"), "{file}: {sum}");
+    (sum, loads)
+}
+
+fn loads_nothing_that_head_has_or_had(transport: Transport) {
+    if !transport.is_there() || python().is_none() {
+        return;
+    }
+    for kind in ["ZBlk0", "ZBlk1"] {
+        shares(transport, kind);
+    }
+}
+
+fn shares(transport: Transport, kind: &str) {
+    let rig = Rig::new("shares", 120);
+    let (db, log) = (rig.path("Data.fs"), rig.path("log.jsonl"));
+    let only_changes =
+        "--w-fill 0 --w-grow 0 --w-delete 0 --w-delrange 0 --w-topology 0 --w-epoch 0";
+    let commit = |options: &str| {
+        let mut c = rig.tool("make_zodb.py");
+        c.arg("live")
+            .arg("--target")
+            .arg(&db)
+            .arg("--log")
+            .arg(&log);
+        c.args("--count 1 --files 1 --blocks 150 --blksize 16k --holes 0 --changes 1".split(' '));
+        c.args(["--fmt", kind]).args(only_changes.split(' '));
+        rig.run(c.args(options.split_whitespace()), SHORT).good();
+    };
+    commit("--create");
+    // Each worker has a cache of its own: here there is one.
+    let (mut up, at) = (rig.command("taskset"), rig.path("mnt"));
+    std::fs::create_dir(&at).unwrap();
+    let cpus = std::fs::read_to_string("/proc/self/status").unwrap();
+    let cpus = cpus
+        .split_once("Cpus_allowed_list:")
+        .unwrap()
+        .1
+        .trim_start();
+    let first: String = cpus.chars().take_while(char::is_ascii_digit).collect();
+    up.args(["-c", &first]).arg(rig.zring().get_program());
+    let opts = format!("transport={}", transport.name());
+    up.args(["mount", "-f", "-o", &opts, &zurl(&db)]).arg(&at);
+    let mount = rig
+        .mount_by(&mut up, at, &zurl(&db))
+        .unwrap_or_else(|e| panic!("{e}"));
+
+    let oid = values(&std::fs::read_to_string(&log).unwrap(), "oid").remove(0);
+    let file = |view: &str| format!("{view}/bigfile/{oid}");
+    let size = field(
+        &mount.probe(&[&format!("stat {}", file("head"))])[0],
+        "size",
+    );
+    let (old, cold) = read_of(&mount, &file("head"), size);
+    // The data of chunks is not kept: that is left to the page cache, which is passed by here.
+    let (again, data) = read_of(&mount, &file("head"), size);
+    assert_eq!(again, old);
+    assert!(
+        data < cold && (data == 0) == (kind == "ZBlk0"),
+        "{data} of {cold}"
+    );
+
+    let before = mount.head();
+    commit("");
+    assert!(becomes_true(SHORT, || mount.head() != before), "no commit");
+    let (seen, past) = read_of(&mount, &file(&format!("@{before}")), size);
+    assert_eq!(seen, old);
+    let (new, changed) = read_of(&mount, &file("head"), size);
+    assert_ne!(new, old);
+    let (again, data_now) = read_of(&mount, &file("head"), size);
+    assert_eq!(again, new);
+    let (seen, present) = read_of(&mount, &file(&format!("@{}", mount.head())), size);
+    assert_eq!(seen, new);
+    println!(
+        "{kind}: {cold} loads at first, {data} of them data; @before {past}, head then {changed}, @head {present}"
+    );
+    assert_eq!(past, data, "head had it");
+    assert_eq!(present, data_now, "head has it");
+    // One block changed: its record, or its table of chunks with the nodes of that.
+    assert!(
+        changed > data_now && changed <= data_now + 4,
+        "{changed} loads for one block"
+    );
     mount.stop();
 }

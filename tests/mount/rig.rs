@@ -340,6 +340,11 @@ impl Mount<'_> {
         ended
     }
 
+    /// The daemon's process.
+    pub(crate) fn pid(&self) -> nix::unistd::Pid {
+        self.daemon.as_ref().unwrap().pid()
+    }
+
     /// What the daemon has said so far.
     pub(crate) fn said(&self) -> String {
         let said = self.daemon.as_ref().map(Running::err_so_far);

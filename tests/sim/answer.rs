@@ -4,14 +4,17 @@ use crate::data::{PAGE, Record};
 use crate::kernel::{Outcome, Request};
 use crate::loading::{Delivery, Load, Purpose};
 use crate::mutant::Mutant;
-use crate::shared::{Notice, Shared, What};
+use crate::shared::{Shared, Store, What, seen};
 use crate::worker::{Extent, Job, Task, Wants, Worker};
 use std::ops::Range;
 use std::sync::Arc;
-use zring::base::{NodeId, Oid, Rev};
+use zring::base::span::KeySet;
+use zring::base::{BlkNo, NodeId, Oid, Rev};
 use zring::fs::cache::{AtHand, Kept, Own};
 use zring::fs::read::{self, Info};
+use zring::fs::track::{Looked, Note, Trail, range_of};
 use zring::fs::tree::FileNode;
+use zring::tail::Seen;
 use zring::zodb::need::{Absent, Ask, Step};
 use zring::zodb::{Hint, Object, ZodbError, bigfile, zblk};
 
@@ -20,9 +23,10 @@ type Stepped = Result<Option<Outcome>, ZodbError>;
 
 /// Tasks.
 impl Worker {
-    pub(crate) fn admit(&mut self, shared: &mut Shared, held: Option<Request>, job: Job) {
+    pub(crate) fn admit(&mut self, shared: &mut Shared, held: Option<Request>, rev: Rev, job: Job) {
         let mut task = Task {
             held,
+            rev,
             job,
             own: Own::default(),
             raws: Vec::new(),
@@ -31,7 +35,7 @@ impl Worker {
             since: self.at,
         };
         if let Some(outcome) = self.step(shared, &mut task) {
-            return finish(shared, task, outcome);
+            return self.finish(shared, task, outcome);
         }
         shared.counts.parked += 1;
         let id = self.free.pop().unwrap_or_else(|| {
@@ -50,7 +54,7 @@ impl Worker {
             match self.step(shared, &mut task) {
                 Some(outcome) => {
                     self.free.push(id);
-                    finish(shared, task, outcome);
+                    self.finish(shared, task, outcome);
                 }
                 None => {
                     self.tasks[id] = Some(task);
@@ -71,7 +75,7 @@ impl Worker {
         let found = match &task.job {
             Job::Abandoned => Ok(Some(Outcome::Failed)),
             Job::Lookup(oid) => self.step_lookup(shared, task, *oid),
-            Job::Getattr(file) => self.step_getattr(task, file),
+            Job::Getattr(file) => self.step_getattr(shared, task, file),
             Job::Read { file, off, len } => self.step_read(shared, task, file, (*off, *len)),
             Job::Store { file, ranges } => self.step_store(shared, task, file, ranges),
         };
@@ -84,14 +88,20 @@ impl Worker {
 
     fn at_hand<'a>(&'a self, task: &'a Task) -> AtHand<'a, Extent> {
         AtHand {
-            rev: Rev::Head,
+            rev: task.rev,
             own: &task.own,
             cache: &self.cache,
             seen: &self.seen,
         }
     }
 
-    fn info(&mut self, task: &Task, oid: Oid, id: NodeId) -> Result<Option<Info>, ZodbError> {
+    fn info(
+        &mut self,
+        shared: &mut Shared,
+        task: &Task,
+        oid: Oid,
+        id: NodeId,
+    ) -> Result<Option<Info>, ZodbError> {
         if let Some(info) = self.infos.get(&id) {
             return Ok(Some(*info));
         }
@@ -103,37 +113,128 @@ impl Worker {
             return Ok(None);
         };
         if id != NodeId(0) {
-            self.tracked.note(id, self.seen.get_mut());
-            self.infos.insert(id, info);
+            self.learn(shared, task, id, oid, info)?;
         }
         Ok(Some(info))
     }
 
-    fn track(&mut self, file: &FileNode) {
-        self.tracked.note(file.id, self.seen.get_mut());
+    fn learn(
+        &mut self,
+        shared: &mut Shared,
+        task: &Task,
+        id: NodeId,
+        oid: Oid,
+        info: Info,
+    ) -> Result<(), ZodbError> {
+        self.infos.insert(id, info);
+        if task.rev != Rev::Head {
+            return Ok(());
+        }
+        self.depends.note(id, self.seen.get_mut());
+        let (file, node) = (info.file, id);
+        self.note(shared, Note::File { node, oid, file });
+        let (mut needs, mut ends) = (Vec::new(), Vec::new());
+        let hand = self.at_hand(task);
+        let step = bigfile::last_leaves(&mut Ask::new(&hand, &mut needs), &file, &mut ends)?;
+        assert_eq!(step, Step::Done(()), "the size is known");
+        for path in ends {
+            let Some(range) = path.last().and_then(|leaf| range_of(leaf.cover)) else {
+                continue;
+            };
+            let noted = self.noted.entry(id).or_default();
+            if !noted.covers(range) {
+                noted.insert(range);
+                self.note_leaf(
+                    shared,
+                    id,
+                    Note::Leaf {
+                        oid,
+                        path: path.into(),
+                    },
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn note_leaf(&mut self, shared: &mut Shared, id: NodeId, note: Note) {
+        if shared.is(Mutant::NotedOnce) {
+            let Note::Leaf { path, .. } = &note else {
+                unreachable!("a leaf")
+            };
+            let range = path.last().and_then(|leaf| range_of(leaf.cover));
+            let leaf = (id, range.expect("it has keys"));
+            if shared.noted.contains(&leaf) {
+                return;
+            }
+            shared.noted.push(leaf);
+        }
+        self.note(shared, note);
+    }
+
+    fn track(&mut self, shared: &mut Shared, file: &FileNode, info: &Info, spans: &[(u64, &[u8])]) {
+        if file.rev != Rev::Head || file.is_gone() || shared.is(Mutant::NotNoted) {
+            return;
+        }
+        let oid = file.oid;
+        let mut trail = std::mem::take(&mut self.trail);
+        for path in trail.leaves.drain(..) {
+            if let Some(range) = path.last().and_then(|leaf| range_of(leaf.cover)) {
+                self.noted.entry(file.id).or_default().insert(range);
+            }
+            self.note_leaf(shared, file.id, Note::Leaf { oid, path });
+        }
+        let blksize = info.file.blksize.0;
+        let is_summed = blksize.is_multiple_of(PAGE as u64);
+        let pieces = spans.iter().flat_map(|&(off, data)| {
+            let pieces = read::pieces(blksize, off, data.len());
+            pieces.map(move |piece| (piece, &data[piece.at..][..piece.len]))
+        });
+        for ((piece, data), &Looked { blk, value }) in pieces.zip(&trail.blocks) {
+            assert_eq!(piece.blk, blk);
+            let seen = if is_summed && piece.off.is_multiple_of(PAGE as u64) {
+                seen(piece.off / PAGE as u64, data)
+            } else {
+                Seen::default()
+            };
+            self.note(
+                shared,
+                Note::Block {
+                    oid,
+                    blk,
+                    value,
+                    seen,
+                },
+            );
+        }
+        trail.clear();
+        self.trail = trail;
     }
 
     fn step_lookup(&mut self, shared: &mut Shared, task: &Task, oid: Oid) -> Stepped {
-        let Some(info) = self.info(task, oid, NodeId(0))? else {
+        let Some(info) = self.info(shared, task, oid, NodeId(0))? else {
             return Ok(None);
         };
         let serial = match self.at_hand(task).kept(oid) {
             Some(&Kept::Object(_, serial)) => serial,
             other => unreachable!("a big file that is {other:?}"),
         };
-        let file = shared.tree.enter_file(Rev::Head, oid, serial);
-        self.track(&file);
-        self.infos.insert(file.id, info);
+        let file = shared.tree.enter_file(task.rev, oid, serial);
+        if !self.infos.contains_key(&file.id) {
+            self.learn(shared, task, file.id, oid, info)?;
+        }
         self.files.insert(file.id, Arc::clone(&file));
+        if task.rev != Rev::Head {
+            file.told_size(info.size);
+        }
         let (node, size) = (file.id, info.size);
         Ok(Some(Outcome::Entry { node, size }))
     }
 
-    fn step_getattr(&mut self, task: &Task, file: &FileNode) -> Stepped {
-        let Some(info) = self.info(task, file.oid, file.id)? else {
+    fn step_getattr(&mut self, shared: &mut Shared, task: &Task, file: &FileNode) -> Stepped {
+        let Some(info) = self.info(shared, task, file.oid, file.id)? else {
             return Ok(None);
         };
-        self.track(file);
         Ok(Some(Outcome::Attr { size: info.size }))
     }
 
@@ -142,37 +243,46 @@ impl Worker {
         shared: &mut Shared,
         task: &Task,
         file: &FileNode,
-        (off, len): (u64, usize),
+        (off, asked): (u64, usize),
     ) -> Stepped {
-        let Some(info) = self.info(task, file.oid, file.id)? else {
+        let Some(info) = self.info(shared, task, file.oid, file.id)? else {
             return Ok(None);
         };
-        let mut out = vec![0xee; read::clip(off, len, info.size)];
-        if !self.fill(task, &info, off, &mut out)? {
+        let len = read::clip(off, asked, info.size);
+        let mut out = vec![0xee; len];
+        self.trail.clear();
+        if !self.fill(task, file.id, &info, off, &mut out)? {
             return Ok(None);
         }
-        match shared.rules.mutant {
-            Some(Mutant::NotTracked) => {}
-            Some(Mutant::TrackedLate) => {
-                self.late_notes.push((file.id, self.seen.get_mut().clone()));
-            }
-            _ => self.track(file),
+        self.track(shared, file, &info, &[(off, &out)]);
+        if len < asked && file.rev == Rev::Head && !shared.is(Mutant::BeyondNotNoted) {
+            let blksize = info.file.blksize.0;
+            let end = off + asked as u64 - 1;
+            self.note(
+                shared,
+                Note::Beyond {
+                    oid: file.oid,
+                    first: BlkNo((info.size / blksize).max(off / blksize)),
+                    last: BlkNo(end / blksize),
+                },
+            );
         }
-        self.note_touch(file, &info, off, out.len());
+        self.note_touch(shared, file, &info, off, out.len());
         shared.counts.reads += 1;
-        shared.counts.behind += u64::from(self.at < shared.published);
+        let is_behind = file.rev == Rev::Head && self.at < shared.published;
+        shared.counts.behind += u64::from(is_behind);
         Ok(Some(Outcome::Data(out)))
     }
 
-    fn note_touch(&mut self, file: &FileNode, info: &Info, off: u64, len: usize) {
+    fn note_touch(&self, shared: &mut Shared, file: &FileNode, info: &Info, off: u64, len: usize) {
         let blksize = info.file.blksize.0;
-        if !blksize.is_multiple_of(PAGE as u64) {
-            return;
+        if !blksize.is_multiple_of(PAGE as u64) || shared.rng.one_in(50) {
+            return; // somebody has them in use
         }
         for piece in read::pieces(blksize, off, len) {
             let end = piece.off + piece.len as u64;
-            self.touches
-                .note(file.id, piece.blk, piece.off, end, blksize);
+            let touches = &mut shared.touches[self.index];
+            touches.note(file.id, piece.blk, piece.off, end, blksize);
         }
     }
 
@@ -183,31 +293,35 @@ impl Worker {
         file: &FileNode,
         ranges: &[Range<u64>],
     ) -> Stepped {
-        let Some(info) = self.info(task, file.oid, file.id)? else {
+        let Some(info) = self.info(shared, task, file.oid, file.id)? else {
             return Ok(None);
         };
+        self.trail.clear();
         let mut pages = Vec::new();
         for range in ranges {
             let want = usize::try_from(range.end - range.start).unwrap();
             let mut data = vec![0xee; read::clip(range.start, want, info.size)];
-            if self.fill(task, &info, range.start, &mut data)? {
+            if self.fill(task, file.id, &info, range.start, &mut data)? {
                 pages.push((range.start, data));
             }
         }
         if pages.len() < ranges.len() {
             return Ok(None);
         }
-        self.track(file);
+        let spans: Vec<_> = pages.iter().map(|(off, data)| (*off, &data[..])).collect();
+        self.track(shared, file, &info, &spans);
         for (off, data) in pages {
-            let notice = Notice::Store {
-                node: file.id,
+            let (node, at) = (file.id, self.at);
+            let store = Store::Pages {
+                node,
                 off,
                 data,
+                at,
             };
             if shared.is(Mutant::LateStore) {
-                self.late_notices.push(notice);
-            } else if shared.notices.len() < shared.notices_max {
-                shared.notices.push_back(notice);
+                self.late_stores.push(store);
+            } else {
+                shared.push(store);
             }
         }
         shared.counts.stores += 1;
@@ -217,43 +331,49 @@ impl Worker {
     fn fill(
         &mut self,
         task: &Task,
+        id: NodeId,
         info: &Info,
         off: u64,
         out: &mut [u8],
     ) -> Result<bool, ZodbError> {
         let mut wants = std::mem::take(&mut self.wants);
-        let complete = self.fill_pieces(task, &mut wants, info, off, out);
-        self.wants = wants;
+        let mut trail = std::mem::take(&mut self.trail);
+        let complete = self.fill_pieces(task, (&mut wants, &mut trail, id), info, off, out);
+        (self.wants, self.trail) = (wants, trail);
         complete
     }
 
     fn fill_pieces(
         &self,
         task: &Task,
-        wants: &mut Wants,
+        (wants, trail, id): (&mut Wants, &mut Trail, NodeId),
         info: &Info,
         off: u64,
         out: &mut [u8],
     ) -> Result<bool, ZodbError> {
         let (hand, blksize) = (self.at_hand(task), info.file.blksize);
+        let none = KeySet::default();
+        let noted = self.noted.get(&id).unwrap_or(&none);
         let mut complete = true;
         for piece in read::pieces(blksize.0, off, out.len()) {
             let target = &mut out[piece.at..][..piece.len];
             let mut ask = Ask::new(&hand, &mut wants.objects);
-            let place = bigfile::locate(&mut ask, &info.file, piece.blk);
+            let place = bigfile::locate_path(&mut ask, &info.file, piece.blk, &mut trail.path);
             let Step::Done(place) = place? else {
                 complete = false;
                 continue;
             };
+            if task.rev == Rev::Head {
+                trail.leaf(noted);
+                let (blk, value) = (piece.blk, place.block.map(|entry| entry.oid));
+                trail.blocks.push(Looked { blk, value });
+            }
             let Some(entry) = place.block else {
                 target.fill(0);
                 continue;
             };
             complete &= match hand.kept(entry.oid) {
-                Some(Kept::Raw(extent)) => {
-                    hand.seen.borrow_mut().push(entry.oid);
-                    fill_raw(extent, task, wants, piece.off, target)
-                }
+                Some(Kept::Raw(extent, _)) => fill_raw(extent, task, wants, piece.off, target),
                 None if entry.hint == Hint::Blk0 => {
                     wants.places.push(entry.oid);
                     false
@@ -266,6 +386,16 @@ impl Worker {
             };
         }
         Ok(complete)
+    }
+
+    fn finish(&self, shared: &mut Shared, task: Task, outcome: Outcome) {
+        if let Some(request) = task.held {
+            shared.say(|| {
+                let (unique, at) = (request.unique, self.at);
+                format!("  {unique} answered at {at}, came at {}", task.since)
+            });
+            shared.answer(request, outcome, self.at);
+        }
     }
 }
 
@@ -286,23 +416,17 @@ fn fill_raw(extent: &Extent, task: &Task, wants: &mut Wants, off: u64, target: &
     true
 }
 
-fn finish(shared: &mut Shared, task: Task, outcome: Outcome) {
-    if let Some(request) = task.held {
-        shared.say(|| format!("  {} answered, came at {}", request.unique, task.since));
-        shared.answer(request, outcome);
-    }
-}
-
 /// Loads.
 impl Worker {
     fn fetch(&mut self, shared: &mut Shared, id: usize) {
         let mut wants = std::mem::take(&mut self.wants);
         let task = self.tasks[id].as_mut().expect("the task is parked");
+        let rev = task.rev;
         for list in [&mut wants.objects, &mut wants.places] {
             list.sort_unstable();
             list.dedup();
             task.waiting += list.len();
-            list.retain(|&oid| self.loading.join(oid, id));
+            list.retain(|&oid| self.loading.join(rev, oid, id));
         }
         task.waiting += wants.raws.len();
         assert!(task.waiting > 0, "a task that lacks nothing is not parked");
@@ -313,7 +437,11 @@ impl Worker {
         for purpose in objects.chain(places).chain(raws) {
             let load = Load {
                 purpose,
-                at: self.at,
+                rev,
+                at: match rev {
+                    Rev::Head => self.at,
+                    Rev::At(tid) => tid,
+                },
             };
             if shared.rng.one_in(shared.quick) {
                 at_once.push(load);
@@ -343,7 +471,7 @@ impl Worker {
                 .as_mut()
                 .expect("a waiting task keeps its place");
             let record = shared.data.load(extent.oid, extent.serial);
-            match record.map(|r| &*r.object) {
+            match record.as_ref().map(|r| &*r.object) {
                 Some(Object::Blk0(bytes)) if !failed => task.raws.push((extent, bytes.to_vec())),
                 Some(Object::Blk0(_)) => task.failed = true,
                 other => unreachable!("a plain block that is {other:?}"),
@@ -362,14 +490,15 @@ impl Worker {
             _ if failed => Err(()),
             (None, _) => Ok(Kept::Absent(Absent::NoObject)),
             (Some(r), Purpose::Object(_)) => Ok(Kept::Object(Arc::clone(&r.object), r.serial)),
-            (Some(r), _) => Ok(place(oid, r)),
+            (Some(r), _) => Ok(place(oid, &r)),
         };
-        shared.counts.stale_loads += u64::from(self.loading.is_stale(oid));
-        self.deliveries.push(self.loading.done(oid, kept));
+        shared.counts.stale_loads += u64::from(self.loading.is_stale(load.rev, oid));
+        self.deliveries.push(self.loading.done(load.rev, oid, kept));
     }
 
     fn settle(&mut self, shared: &mut Shared) {
         for Delivery {
+            rev,
             oid,
             kept,
             stale,
@@ -380,7 +509,7 @@ impl Worker {
             if let Ok(kept) = &kept
                 && worth_keeping(kept)
             {
-                self.cache.insert(Rev::Head, oid, kept.clone());
+                self.cache.insert(rev, oid, kept.clone());
             }
             for id in tasks {
                 let Some(task) = self.tasks[id].as_mut() else {
@@ -406,11 +535,10 @@ impl Worker {
 /// What the place of a record tells; some records are not of the form that can be read where they lie.
 fn place(oid: Oid, record: &Record) -> Kept<Extent> {
     match &*record.object {
-        Object::Blk0(data) if !(oid.0 + record.serial.0).is_multiple_of(4) => Kept::Raw(Extent {
-            oid,
-            serial: record.serial,
-            len: data.len() as u64,
-        }),
+        Object::Blk0(data) if !(oid.0 + record.serial.0).is_multiple_of(4) => {
+            let (serial, len) = (record.serial, data.len() as u64);
+            Kept::Raw(Extent { oid, serial, len }, serial)
+        }
         _ => Kept::Opaque,
     }
 }
@@ -418,7 +546,7 @@ fn place(oid: Oid, record: &Record) -> Kept<Extent> {
 fn worth_keeping(kept: &Kept<Extent>) -> bool {
     match kept {
         Kept::Object(object, _) => !matches!(**object, Object::Blk0(_) | Object::Data(_)),
-        Kept::Raw(_) => true,
+        Kept::Raw(..) => true,
         Kept::Broken(_) | Kept::Absent(_) | Kept::Opaque => false,
     }
 }

@@ -6,14 +6,18 @@
 
 use crate::rng::Rng;
 use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use zring::base::{BlkSize, Oid, Tid};
 use zring::zodb::write::{self, Child, Leaf};
 use zring::zodb::{Family, Object, decode};
 
-/// Bytes of a page. Nothing of what is tested knows how long a page is.
+/// Bytes of a page.
 pub(crate) const PAGE: usize = 16;
+/// Of what is tested only `fs::advance` knows how long a page is: what goes there is so many times as long.
+pub(crate) const SCALE: u64 = 4096 / PAGE as u64;
 /// Pages of the longest file, and some behind it.
 pub(crate) const PAGES: usize = 34;
 const BYTES_MAX: u64 = 32 * 16;
@@ -32,6 +36,19 @@ pub(crate) struct Record {
     pub(crate) serial: Tid,
     pub(crate) object: Arc<Object>,
 }
+
+/// What a transaction changes of a file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes {
+    /// Blocks that the table leads elsewhere, or whose object changes.
+    pub(crate) blocks: BTreeSet<u64>,
+    /// Those of them that were there before.
+    pub(crate) before: BTreeSet<u64>,
+    /// The file's own object changes.
+    pub(crate) epoch: bool,
+}
+
+pub(crate) type Records = Rc<RefCell<FxHashMap<Oid, Vec<Record>>>>;
 
 #[derive(Clone, Debug)]
 enum Form {
@@ -59,6 +76,10 @@ struct File {
     inner: Option<[Oid; 2]>,
     /// What it says, from which transaction on.
     content: Vec<(Tid, Vec<u8>)>,
+    /// The table and its root before the transaction under way.
+    before: (Oid, BTreeMap<u64, Oid>),
+    /// By transaction; the first is number 1.
+    changes: Vec<Changes>,
 }
 
 /// See the module.
@@ -67,25 +88,27 @@ pub(crate) struct Data {
     files: Vec<File>,
     blocks: FxHashMap<Oid, Block>,
     written: FxHashMap<Oid, Vec<u8>>,
-    records: FxHashMap<Oid, Vec<Record>>,
+    records: Records,
+    /// Blocks written to: their objects change whatever they say.
+    marked: BTreeSet<Oid>,
     commits: Vec<Commit>,
     last_oid: u64,
 }
 
 impl Data {
     /// A database with one transaction.
-    pub(crate) fn new(rng: &mut Rng, files: usize) -> Self {
+    pub(crate) fn new(rng: &mut Rng, files: usize, blksizes: &[u64]) -> Self {
         let mut data = Self {
             files: Vec::new(),
             blocks: FxHashMap::default(),
             written: FxHashMap::default(),
-            records: FxHashMap::default(),
+            records: Records::default(),
+            marked: BTreeSet::new(),
             commits: Vec::new(),
             last_oid: 0,
         };
         for _ in 0..files {
-            // 40 is no multiple of a page.
-            let blksize = rng.pick(&[16, 32, 48, 64, 64, 40]);
+            let blksize = rng.pick(blksizes);
             let (oid, blktab) = (data.new_oid(), data.new_oid());
             data.files.push(File {
                 oid,
@@ -95,6 +118,8 @@ impl Data {
                 leaves: BTreeMap::new(),
                 inner: None,
                 content: Vec::new(),
+                before: (blktab, BTreeMap::new()),
+                changes: Vec::new(),
             });
             let file = data.files.len() - 1;
             for blk in 0..1 + rng.below(4) as u64 {
@@ -125,10 +150,46 @@ impl Data {
     }
 
     /// What an object is as of `at`.
-    pub(crate) fn load(&self, oid: Oid, at: Tid) -> Option<&Record> {
-        let records = self.records.get(&oid)?;
-        let newer = records.partition_point(|r| r.serial <= at);
-        records[..newer].last()
+    pub(crate) fn load(&self, oid: Oid, at: Tid) -> Option<Record> {
+        load(&self.records, oid, at)
+    }
+
+    pub(crate) fn records(&self) -> Records {
+        Rc::clone(&self.records)
+    }
+
+    pub(crate) fn blksize(&self, file: usize) -> u64 {
+        self.files[file].blksize
+    }
+
+    /// Which file an object is.
+    pub(crate) fn file(&self, oid: Oid) -> Option<usize> {
+        self.files.iter().position(|file| file.oid == oid)
+    }
+
+    /// What a file says as of `at`.
+    pub(crate) fn content(&self, file: usize, at: Tid) -> &[u8] {
+        let mut versions = self.versions(file, at, at);
+        versions
+            .next()
+            .expect("all files are there from the beginning")
+    }
+
+    /// What a transaction changes of a file.
+    pub(crate) fn changes(&self, file: usize, tid: Tid) -> &Changes {
+        &self.files[file].changes[usize::try_from(tid.0).unwrap() - 1]
+    }
+
+    /// Whether a block that a transaction changes was there before it.
+    pub(crate) fn is_there(&self, file: usize, blk: u64, tid: Tid) -> bool {
+        self.changes(file, tid).before.contains(&blk)
+    }
+
+    /// Whether a transaction changes a block that has to do with a page.
+    pub(crate) fn is_changed(&self, file: usize, page: usize, tid: Tid) -> bool {
+        let (blksize, page) = (self.files[file].blksize, (page * PAGE) as u64);
+        let blks = page / blksize..=(page + PAGE as u64 - 1) / blksize;
+        self.changes(file, tid).blocks.range(blks).next().is_some()
     }
 
     /// Everything a file says between two transactions, both included; oldest first.
@@ -249,6 +310,7 @@ impl Data {
             block.data[from..].copy_from_slice(&new);
         }
         self.blocks.insert(oid, block);
+        self.marked.insert(oid);
     }
 
     /// Another shape for the same table.
@@ -274,13 +336,16 @@ impl Data {
         let mut oids = vec![Oid(0)];
         for file in 0..self.files.len() {
             for (oid, record) in self.render(&self.files[file]) {
-                if self.written.get(&oid) == Some(&record) {
+                let is_marked = self.marked.contains(&oid);
+                if self.written.get(&oid) == Some(&record) && !is_marked {
                     continue;
                 }
                 let object = decode(record.clone().into()).expect("a record that is sound");
                 let object = Arc::new(object);
                 let serial = tid;
-                self.records
+                self.marked.remove(&oid);
+                let mut records = self.records.borrow_mut();
+                records
                     .entry(oid)
                     .or_default()
                     .push(Record { serial, object });
@@ -293,8 +358,30 @@ impl Data {
                 content.push((tid, now));
             }
         }
+        self.note_changes(&oids);
         let oids = (!hidden).then(|| oids.into());
         self.commits.push(Commit { tid, oids });
+    }
+
+    fn note_changes(&mut self, oids: &[Oid]) {
+        self.marked.clear();
+        for file in &mut self.files {
+            let (root, before) = &file.before;
+            let blks = before.keys().chain(file.table.keys());
+            let is_changed = |blk: &&u64| {
+                let [old, new] = [before, &file.table].map(|table| table.get(blk));
+                old != new || new.is_some_and(|oid| oids.contains(oid))
+            };
+            let blocks: BTreeSet<u64> = blks.filter(is_changed).copied().collect();
+            let was_there = |blk: &&u64| before.contains_key(blk);
+            let changes = Changes {
+                before: blocks.iter().filter(was_there).copied().collect(),
+                blocks,
+                epoch: *root != file.blktab,
+            };
+            file.changes.push(changes);
+            file.before = (file.blktab, file.table.clone());
+        }
     }
 
     /// The bytes of a file.
@@ -391,4 +478,12 @@ impl Data {
         }
         out.push((*chunktab, write::small_tree(Family::Io, &items)));
     }
+}
+
+/// What an object is as of `at`.
+pub(crate) fn load(records: &Records, oid: Oid, at: Tid) -> Option<Record> {
+    let records = records.borrow();
+    let records = records.get(&oid)?;
+    let newer = records.partition_point(|r| r.serial <= at);
+    records[..newer].last().cloned()
 }

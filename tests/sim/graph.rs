@@ -1,81 +1,76 @@
 //! Who waits for whom: what I3 says, as a graph.
 //!
 //! ```text
-//!   READ --> load             a parked task (the only one that is right)
-//!   READ --> advance          none in a daemon that is right
-//!   advance --> notice n      a drop that is queued or under way
-//!   notice n --> notice n-1   one at a time, in order; number 0 is under way
-//!   notice 0 --> READ         the page it has come to is locked
+//!   request --> load          a parked task (the only thing a request of a file waits for)
+//!   OPEN --> keeper           what is kept of a file is stored first
+//!   advance --> dropper       a drop that is queued or under way
+//!   dropper --> storer        a store under way of what is dropped
+//!   dropper, storer, keeper --> READ      the page it has come to is locked
 //! ```
 //!
-//! Loads, and workers between two steps, wait for nobody.
+//! Loads, and workers between two steps, wait for nobody. A thread does one thing after the other: who waits for a thread
+//! waits for what it is at.
 
-/// An edge.
+/// Who waits, or is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
-    ReadForLoad(u64),
-    ReadForAdvance(u64),
-    /// A parked READ that nothing will wake.
-    ReadForNothing(u64),
-    AdvanceForNotice(usize),
-    NoticeForNotice(usize),
-    NoticeForRead(u64),
-}
-
-/// A node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Node {
-    Read(u64),
+pub(crate) enum Node {
+    /// LOOKUP, GETATTR or READ.
+    Request(u64),
+    Open(u64),
     Load,
     Advance,
-    Notice(usize),
+    Dropper,
+    Storer,
+    Keeper,
 }
 
-fn edge(wait: Wait) -> Option<(Node, Node)> {
-    Some(match wait {
-        Wait::ReadForLoad(read) => (Node::Read(read), Node::Load),
-        Wait::ReadForAdvance(read) => (Node::Read(read), Node::Advance),
-        Wait::ReadForNothing(_) => return None,
-        Wait::AdvanceForNotice(i) => (Node::Advance, Node::Notice(i)),
-        Wait::NoticeForNotice(i) => (Node::Notice(i), Node::Notice(i - 1)),
-        Wait::NoticeForRead(read) => (Node::Notice(0), Node::Read(read)),
-    })
-}
+/// The first waits for the second.
+pub(crate) type Wait = (Node, Node);
 
-/// A parked READ that nothing will wake.
-pub(crate) fn read_without_load(waits: &[Wait]) -> Option<u64> {
-    waits.iter().find_map(|wait| match wait {
-        Wait::ReadForNothing(read) => Some(*read),
-        _ => None,
-    })
-}
-
-/// A way from a READ to an advance, a notification, or back to itself.
-pub(crate) fn offence(waits: &[Wait]) -> Option<String> {
-    let starts = waits.iter().filter_map(|&wait| edge(wait));
-    let reads = starts.filter(|(from, _)| matches!(from, Node::Read(_)));
-    for (read, _) in reads {
-        let (mut path, mut open) = (vec![read], vec![read]);
-        while let Some(node) = open.pop() {
-            for (_, to) in waits
-                .iter()
-                .filter_map(|&w| edge(w))
-                .filter(|e| e.0 == node)
-            {
-                if to == read {
-                    return Some(format!("a circle: {path:?}"));
-                }
-                if !path.contains(&to) {
-                    path.push(to);
-                    open.push(to);
-                }
+/// All that one waits for, in the end.
+fn reach(waits: &[Wait], from: Node) -> Vec<Node> {
+    let (mut path, mut next) = (vec![from], 0);
+    while next < path.len() {
+        let node = path[next];
+        next += 1;
+        for &(_, to) in waits.iter().filter(|(from, _)| *from == node) {
+            // Whoever waits for itself stands there twice.
+            if to == from || !path.contains(&to) {
+                path.push(to);
+            }
+            if to == from {
+                return path;
             }
         }
-        if path
-            .iter()
-            .any(|node| matches!(node, Node::Advance | Node::Notice(_)))
-        {
-            return Some(format!("{path:?}"));
+    }
+    path
+}
+
+/// A wait that must not be. `is_head` tells READs of head, `is_own` those of pages that are dropped.
+pub(crate) fn offence(
+    waits: &[Wait],
+    is_head: impl Fn(u64) -> bool,
+    is_own: impl Fn(u64) -> bool,
+) -> Option<String> {
+    for &(from, _) in waits {
+        let path = reach(waits, from);
+        let is_circle = path[1..].contains(&from);
+        let wrong = |node: &Node| match (from, node) {
+            (Node::Request(_), Node::Request(_) | Node::Open(_)) => true,
+            (Node::Request(_) | Node::Open(_), Node::Advance | Node::Dropper | Node::Storer) => {
+                true
+            }
+            (Node::Request(_), Node::Keeper) => true,
+            (Node::Open(_), Node::Request(read)) => is_head(*read),
+            (Node::Advance, Node::Request(read)) => !is_own(*read),
+            (Node::Advance, Node::Keeper) => true,
+            _ => false,
+        };
+        if is_circle {
+            return Some(format!("a circle: {path:?}"));
+        }
+        if let Some(node) = path[1..].iter().find(|node| wrong(node)) {
+            return Some(format!("{from:?} waits for {node:?}: {waits:?}"));
         }
     }
     None
@@ -84,14 +79,24 @@ pub(crate) fn offence(waits: &[Wait]) -> Option<String> {
 #[test]
 fn a_circle_is_seen_however_long() {
     let around = [
-        Wait::AdvanceForNotice(2),
-        Wait::NoticeForNotice(1),
-        Wait::NoticeForNotice(2),
-        Wait::NoticeForRead(7),
+        (Node::Advance, Node::Dropper),
+        (Node::Dropper, Node::Storer),
+        (Node::Storer, Node::Request(7)),
     ];
-    assert_eq!(offence(&around), None);
-    let closed = [&around[..], &[Wait::ReadForAdvance(7)]].concat();
-    assert!(offence(&closed).unwrap().contains("circle"));
-    let other = [&around[..], &[Wait::ReadForAdvance(8)]].concat();
-    assert!(offence(&other).is_some(), "it waits, though not for itself");
+    let check = |waits: &[Wait], own| offence(waits, |_| true, |read| read == own);
+    assert_eq!(check(&around, 7), None);
+    assert!(check(&around, 8).unwrap().contains("Advance waits"));
+    let closed = [&around[..], &[(Node::Request(7), Node::Advance)]].concat();
+    assert!(check(&closed, 7).unwrap().contains("circle"));
+    let other = [&around[..], &[(Node::Request(8), Node::Advance)]].concat();
+    assert!(
+        check(&other, 7).is_some(),
+        "it waits, though not for itself"
+    );
+    let open = [
+        (Node::Open(3), Node::Keeper),
+        (Node::Keeper, Node::Request(4)),
+    ];
+    assert!(offence(&open, |_| true, |_| true).is_some());
+    assert_eq!(offence(&open, |_| false, |_| true), None);
 }

@@ -3,18 +3,27 @@
 //! What it keeps of the real one, as measured and read there:
 //! - a READ has its pages locked from before it is queued until its answer is taken; a failed one leaves them absent;
 //! - dropping a file expires its attributes first and then goes page by page, waiting for each that is locked;
-//! - a store waits for locked pages too, overwrites what is there, and makes a file longer if it has to;
+//! - a store waits for locked pages too, and overwrites what is there;
 //! - an answer about attributes counts only if nothing changed them since the request (`version`): answers are taken by
 //!   the caller, in its own time;
-//! - a short READ makes a file shorter;
-//! - pages, attributes and whole nodes go at any time when nobody uses them.
+//! - a short READ fills its pages up with zeros; it makes the file shorter, but takes no pages from it, and only if nothing
+//!   changed the attributes since it was made: then zeros stay below the end of the file;
+//! - another size, larger or smaller, cuts off what is cached behind it, after the size is there: each page that is
+//!   locked is waited for, and the one with the end in it is filled up with zeros (`fills`; else it goes);
+//! - a store that makes a file longer changes its attributes, others do not;
+//! - nobody asks for pages behind the end of a file, but it may have become shorter when they do;
+//! - pages, attributes and whole nodes go at any time when nobody uses them;
+//! - a RETRIEVE waits for nothing: it gives the pages that are there, up to the first that is not, none behind the end of
+//!   the file. A page that a READ is bringing in is not there; an old kernel gives it all the same, with whatever is in it;
+//! - an OPEN keeps what is cached.
 //!
-//! Simpler than the real one: a page that a file's new end cuts is dropped, not cut.
+//! For the check that pages are kept it notes beside each page of which state it is, and since which state one was lost that
+//! the daemon counts.
 
 use crate::data::{PAGE, PAGES};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
-use zring::base::{NodeId, Tid};
+use zring::base::{NodeId, Rev, Tid};
 
 /// One page of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +38,14 @@ pub(crate) enum Page {
 #[derive(Debug)]
 pub(crate) struct Inode {
     pub(crate) file: usize,
+    pub(crate) rev: Rev,
     pub(crate) pages: [Page; PAGES],
+    /// The state each page was made of.
+    of: [Tid; PAGES],
+    /// The state of a page that was given, counted, and is not there, or there once only.
+    lost: [Tid; PAGES],
+    /// Stores on their way to each page, counted already.
+    coming: [u8; PAGES],
     pub(crate) size: u64,
     /// Attributes may be used without asking.
     pub(crate) valid: bool,
@@ -44,8 +60,19 @@ pub(crate) struct Inode {
 pub(crate) enum Op {
     Lookup,
     Getattr,
-    Read { first: usize, count: usize },
-    Forget { count: u64 },
+    Read {
+        first: usize,
+        count: usize,
+    },
+    Open,
+    Forget {
+        count: u64,
+    },
+    /// What a RETRIEVE gives back.
+    Retrieved {
+        id: u32,
+        off: u64,
+    },
 }
 
 /// A request.
@@ -53,10 +80,13 @@ pub(crate) enum Op {
 pub(crate) struct Request {
     pub(crate) unique: u64,
     pub(crate) file: usize,
+    pub(crate) rev: Rev,
     /// Of a LOOKUP: none yet.
     pub(crate) node: NodeId,
     pub(crate) op: Op,
-    /// What `head/at` said when it was made.
+    /// Of a RETRIEVE.
+    pub(crate) data: Vec<u8>,
+    /// What clients knew of when it was made: what `head/at` said, or a state that an answer was made of.
     pub(crate) issued_at: Tid,
     version: u64,
 }
@@ -67,7 +97,25 @@ pub(crate) enum Outcome {
     Entry { node: NodeId, size: u64 },
     Attr { size: u64 },
     Data(Vec<u8>),
+    Opened,
     Failed,
+}
+
+/// An outcome, and who waits for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) request: Request,
+    pub(crate) outcome: Outcome,
+    /// The state it is made of.
+    pub(crate) at: Tid,
+}
+
+/// A file got another size; what is cached behind it goes, page by page.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    node: NodeId,
+    size: u64,
+    page: usize,
 }
 
 /// See the module.
@@ -75,15 +123,21 @@ pub(crate) enum Outcome {
 pub(crate) struct Kernel {
     pub(crate) inodes: BTreeMap<NodeId, Inode>,
     /// Which node a file's name leads to.
-    pub(crate) names: FxHashMap<usize, NodeId>,
+    pub(crate) names: FxHashMap<(Rev, usize), NodeId>,
     /// Made and not yet fetched by a worker.
     pub(crate) requests: Vec<Request>,
     /// Given by workers and not yet taken by who waits for them.
-    pub(crate) answers: Vec<(Request, Outcome)>,
+    pub(crate) answers: Vec<Answer>,
+    cuts: Vec<Cut>,
+    /// The newest state that an answer was made of, of those that were taken.
+    seen: Tid,
+    pub(crate) cut_waits: u64,
     /// LOOKUP, GETATTR and READ that are not answered, by file.
-    open: FxHashMap<usize, usize>,
+    open: FxHashMap<(Rev, usize), usize>,
     /// READs that hold pages.
     pub(crate) reads: Vec<u64>,
+    /// OPENs that are not answered.
+    pub(crate) opens: usize,
     version: u64,
     last_unique: u64,
     /// Drops by node, at this version.
@@ -92,34 +146,56 @@ pub(crate) struct Kernel {
     pub(crate) crossed: u64,
     /// The mistake of letting the attributes in a LOOKUP's answer be used.
     pub(crate) entries_believed: bool,
+    /// A cut fills up the page with the end in it; else it goes.
+    fills: bool,
+    /// RETRIEVE gives pages that nobody has filled.
+    old: bool,
+    /// What files had lost whose nodes went: the daemon may know of a look-up still, or count of workers that it hears later.
+    gone: FxHashMap<(Rev, usize), [Tid; PAGES]>,
 }
 
 impl Kernel {
-    pub(crate) fn new(entries_believed: bool) -> Self {
+    pub(crate) fn new((entries_believed, fills): (bool, bool), old: bool) -> Self {
         Self {
             entries_believed,
+            fills,
+            old,
             ..Self::default()
         }
     }
 
     /// Whether anything about the file is unanswered.
-    pub(crate) fn is_busy(&self, file: usize) -> bool {
-        self.open.get(&file).is_some_and(|&n| n > 0)
+    pub(crate) fn is_busy(&self, rev: Rev, file: usize) -> bool {
+        self.open.get(&(rev, file)).is_some_and(|&n| n > 0)
     }
 
     /// Makes a request that does not involve pages.
-    pub(crate) fn ask(&mut self, file: usize, node: NodeId, op: Op, at: Tid) -> u64 {
-        self.last_unique += 1;
+    pub(crate) fn ask(&mut self, (rev, file): (Rev, usize), node: NodeId, op: Op, at: Tid) -> u64 {
         if !matches!(op, Op::Forget { .. }) {
-            *self.open.entry(file).or_default() += 1;
+            *self.open.entry((rev, file)).or_default() += 1;
         }
+        self.opens += usize::from(op == Op::Open);
+        self.make((rev, file), node, op, Vec::new(), at)
+    }
+
+    fn make(
+        &mut self,
+        (rev, file): (Rev, usize),
+        node: NodeId,
+        op: Op,
+        data: Vec<u8>,
+        at: Tid,
+    ) -> u64 {
+        self.last_unique += 1;
         let (unique, version) = (self.last_unique, self.version);
         self.requests.push(Request {
             unique,
             file,
+            rev,
             node,
             op,
-            issued_at: at,
+            data,
+            issued_at: at.max(self.seen),
             version,
         });
         unique
@@ -133,37 +209,71 @@ impl Kernel {
         if count == 0 {
             return;
         }
-        let unique = self.ask(inode.file, node, Op::Read { first, count }, at);
+        let file = (inode.rev, inode.file);
+        let unique = self.ask(file, node, Op::Read { first, count }, at);
         self.reads.push(unique);
         let pages = &mut self.inodes.get_mut(&node).unwrap().pages;
         pages[first..first + count].fill(Page::Locked(unique));
     }
 
     /// Lets go of a node that nobody uses; the daemon is told.
-    pub(crate) fn forget(&mut self, node: NodeId, at: Tid) {
-        let inode = self.inodes.remove(&node).unwrap();
+    pub(crate) fn forget(&mut self, node: NodeId, at: Tid, newest: Tid) {
+        let mut inode = self.inodes.remove(&node).unwrap();
+        for page in 0..PAGES {
+            if inode.coming[page] > 0 || inode.pages[page] != Page::Absent {
+                inode.lose(page, newest); // or was made of an older state
+            }
+        }
+        self.gone.insert((inode.rev, inode.file), inode.lost);
         self.names.retain(|_, named| *named != node);
-        self.ask(
-            inode.file,
-            node,
-            Op::Forget {
-                count: inode.lookups,
-            },
-            at,
-        );
+        let count = inode.lookups;
+        self.ask((inode.rev, inode.file), node, Op::Forget { count }, at);
+    }
+
+    /// Gives `count` pages back, in a message of its own; false when there is no such file.
+    pub(crate) fn retrieve(&mut self, id: u32, node: NodeId, first: usize, count: usize) -> bool {
+        let Some(inode) = self.inodes.get(&node) else {
+            return false;
+        };
+        let end = usize::try_from(inode.size).unwrap();
+        let mut data = Vec::new();
+        for page in &inode.pages[first..first + count] {
+            match page {
+                Page::Cached(bytes) => data.extend_from_slice(bytes),
+                Page::Locked(_) if self.old => data.extend_from_slice(&[0; PAGE]),
+                _ => break,
+            }
+        }
+        data.truncate(end.saturating_sub(first * PAGE));
+        let off = (first * PAGE) as u64;
+        let file = (inode.rev, inode.file);
+        self.make(file, node, Op::Retrieved { id, off }, data, Tid::ZERO);
+        true
     }
 
     /// Takes an answer; which pages came in with it.
     pub(crate) fn take(&mut self, at: usize) -> Option<(NodeId, std::ops::Range<usize>)> {
-        let (request, outcome) = self.answers.swap_remove(at);
-        *self.open.get_mut(&request.file).unwrap() -= 1;
+        let Answer {
+            request,
+            outcome,
+            at,
+        } = self.answers.swap_remove(at);
+        if !matches!(outcome, Outcome::Failed) {
+            self.seen = self.seen.max(at);
+        }
+        *self.open.get_mut(&(request.rev, request.file)).unwrap() -= 1;
         let version = request.version;
         match (request.op, outcome) {
             (Op::Lookup, Outcome::Entry { node, size }) => {
                 let dropped = self.drops.get(&node).copied();
+                let lost = self.gone.get(&(request.rev, request.file)).copied();
                 let inode = self.inodes.entry(node).or_insert_with(|| Inode {
                     file: request.file,
+                    rev: request.rev,
                     pages: [Page::Absent; PAGES],
+                    of: [Tid::ZERO; PAGES],
+                    lost: lost.unwrap_or([Tid::ZERO; PAGES]),
+                    coming: [0; PAGES],
                     size,
                     valid: false,
                     version: 0,
@@ -172,10 +282,10 @@ impl Kernel {
                     crossed: dropped.is_some_and(|v| v > version),
                 });
                 inode.lookups += 1;
-                self.names.insert(request.file, node);
+                self.names.insert((request.rev, request.file), node);
                 self.crossed += u64::from(inode.crossed && inode.lookups == 1);
                 self.set_size(node, size, version);
-                if !self.entries_believed {
+                if !self.entries_believed && request.rev == Rev::Head {
                     self.inodes.get_mut(&node).expect("just made").valid = false;
                 }
                 None
@@ -186,7 +296,11 @@ impl Kernel {
             }
             (Op::Read { first, count }, outcome) => {
                 self.reads.retain(|&r| r != request.unique);
-                self.take_pages(&request, (first, count), outcome)
+                self.take_pages(&request, (first, count), outcome, at)
+            }
+            (Op::Open, _) => {
+                self.opens -= 1;
+                None
             }
             (_, Outcome::Failed) => None,
             (op, outcome) => unreachable!("{op:?} answered by {outcome:?}"),
@@ -198,6 +312,7 @@ impl Kernel {
         request: &Request,
         (first, count): (usize, usize),
         outcome: Outcome,
+        at: Tid,
     ) -> Option<(NodeId, std::ops::Range<usize>)> {
         let inode = self
             .inodes
@@ -217,6 +332,7 @@ impl Kernel {
             bytes[..part.len()].copy_from_slice(part);
             *page = Page::Cached(bytes);
         }
+        inode.of[first..first + count].fill(at);
         let end = (first * PAGE + data.len()) as u64;
         let short = data.len() < count * PAGE;
         if short && request.version >= inode.version && end < inode.size {
@@ -239,15 +355,75 @@ impl Kernel {
         }
         self.version += 1;
         (inode.version, inode.valid) = (self.version, true);
-        if size < inode.size {
-            let kept = usize::try_from(size).unwrap() / PAGE;
-            let cut = inode.pages.iter_mut().skip(kept);
-            for page in cut.filter(|p| matches!(p, Page::Cached(_))) {
-                *page = Page::Absent;
+        if size != inode.size {
+            inode.size = size;
+            self.begin_cut(node, size);
+        }
+    }
+}
+
+/// Cutting. Who brought the new size does it, after the size: a longer one may have come by then.
+impl Kernel {
+    /// What nobody has locked goes at once.
+    fn begin_cut(&mut self, node: NodeId, size: u64) {
+        let inode = self.inodes.get_mut(&node).expect("just looked");
+        for page in end_page(size)..PAGES {
+            if matches!(inode.pages[page], Page::Cached(_)) {
+                inode.evict(page);
             }
         }
-        inode.size = size;
+        // Its caller is not done.
+        *self.open.entry((inode.rev, inode.file)).or_default() += 1;
+        let page = usize::try_from(size).unwrap() / PAGE;
+        self.cuts.push(Cut { node, size, page });
+        self.cut_waits += u64::from(self.waits(&Cut { node, size, page }));
     }
+
+    fn waits(&self, cut: &Cut) -> bool {
+        let page = self.next_page(cut.node, cut.page);
+        page.is_some_and(|page| self.holder(cut.node, page).is_some())
+    }
+
+    /// The first cut that does not wait for a locked page.
+    fn next_cut(&self) -> Option<usize> {
+        self.cuts.iter().position(|cut| !self.waits(cut))
+    }
+
+    /// Whether some cut can go on.
+    pub(crate) fn can_cut(&self) -> bool {
+        self.next_cut().is_some()
+    }
+
+    /// Does one page of a cut.
+    pub(crate) fn cut(&mut self) {
+        let at = self.next_cut().expect("one can go on");
+        let Cut { node, size, page } = self.cuts[at];
+        let Some(page) = self.next_page(node, page) else {
+            self.cuts.swap_remove(at);
+            let inode = &self.inodes[&node];
+            let file = (inode.rev, inode.file);
+            *self.open.get_mut(&file).unwrap() -= 1;
+            return;
+        };
+        self.cuts[at].page = page + 1;
+        let inode = self.inodes.get_mut(&node).expect("it is held");
+        match &mut inode.pages[page] {
+            Page::Cached(bytes) if page < end_page(size) && self.fills => {
+                bytes[usize::try_from(size).unwrap() % PAGE..].fill(0);
+            }
+            _ => inode.evict(page),
+        }
+    }
+
+    /// Whether nothing is left to do.
+    pub(crate) fn is_done(&self) -> bool {
+        self.requests.is_empty() && self.answers.is_empty() && self.cuts.is_empty()
+    }
+}
+
+/// The first page that lies behind a file's end as a whole.
+fn end_page(size: u64) -> usize {
+    usize::try_from(size).unwrap().div_ceil(PAGE)
 }
 
 /// Notifications.
@@ -265,21 +441,54 @@ impl Kernel {
         }
     }
 
-    /// Begins to store up to `end`; false when there is no such file.
-    pub(crate) fn store_begins(&mut self, node: NodeId, end: u64) -> bool {
+    /// Begins to store up to `end`; whether the file ends there. `None` when there is no such file.
+    pub(crate) fn store_begins(&mut self, node: NodeId, end: u64) -> Option<bool> {
+        let inode = self.inodes.get_mut(&node)?;
+        if end > inode.size {
+            self.version += 1;
+            (inode.version, inode.valid) = (self.version, false);
+            inode.size = end;
+        }
+        Some(inode.size == end)
+    }
+
+    /// Stores a page or the beginning of one, which is kept if it is there already, or the file ends with it.
+    pub(crate) fn store_page(
+        &mut self,
+        node: NodeId,
+        page: usize,
+        part: &[u8],
+        (to_end, at): (bool, Tid),
+    ) {
         let Some(inode) = self.inodes.get_mut(&node) else {
-            return false;
+            return;
         };
-        self.version += 1;
-        (inode.version, inode.valid) = (self.version, false);
-        inode.size = inode.size.max(end);
-        true
+        inode.coming[page] = inode.coming[page].saturating_sub(1);
+        let mut bytes = match inode.pages[page] {
+            Page::Locked(_) => panic!("a locked page is left alone"),
+            Page::Cached(bytes) => bytes,
+            Page::Absent if part.len() == PAGE || to_end => [0; PAGE],
+            Page::Absent => return inode.lose(page, at),
+        };
+        if inode.pages[page] != Page::Absent {
+            inode.lose(page, at.max(inode.of[page])); // it was given twice
+        }
+        bytes[..part.len()].copy_from_slice(part);
+        inode.pages[page] = Page::Cached(bytes);
+        inode.of[page] = at;
     }
 
     /// The first page from `from` on that a drop has something to do with.
     pub(crate) fn next_page(&self, node: NodeId, from: usize) -> Option<usize> {
         let pages = &self.inodes.get(&node)?.pages;
         (from..PAGES).find(|&at| pages[at] != Page::Absent)
+    }
+
+    /// Which view the pages are of that a READ holds.
+    pub(crate) fn rev_of(&self, read: u64) -> Option<Rev> {
+        let mut inodes = self.inodes.values();
+        let holds = |inode: &&Inode| inode.pages.contains(&Page::Locked(read));
+        inodes.find(holds).map(|inode| inode.rev)
     }
 
     /// Which READ holds a page.
@@ -290,13 +499,81 @@ impl Kernel {
         }
     }
 
-    /// Sets a page that no READ holds.
-    pub(crate) fn set(&mut self, node: NodeId, page: usize, to: Page) {
-        let page = &mut self.inodes.get_mut(&node).unwrap().pages[page];
-        assert!(
-            !matches!(page, Page::Locked(_)),
-            "a locked page is left alone"
-        );
-        *page = to;
+    /// Lets go of a page, unless a READ holds it.
+    pub(crate) fn evict(&mut self, node: NodeId, page: usize) {
+        let inode = self.inodes.get_mut(&node).unwrap();
+        if matches!(inode.pages[page], Page::Cached(_)) {
+            inode.evict(page);
+        }
+    }
+
+    /// Drops a page because of `tid`, unless a READ holds it.
+    pub(crate) fn drop_page(&mut self, node: NodeId, page: usize) {
+        if let Some(inode) = self.inodes.get_mut(&node)
+            && matches!(inode.pages[page], Page::Cached(_))
+        {
+            inode.evict(page);
+        }
+    }
+
+    /// Pages were dropped because of `tid`: the daemon counts from there.
+    pub(crate) fn count_anew(&mut self, node: NodeId, pages: std::ops::Range<usize>, tid: Tid) {
+        if let Some(inode) = self.inodes.get_mut(&node) {
+            let lost = inode.lost[pages].iter_mut();
+            lost.filter(|lost| **lost < tid)
+                .for_each(|lost| *lost = Tid::ZERO);
+        }
+    }
+
+    /// Pages are given as of a state, by a store.
+    pub(crate) fn coming(&mut self, node: NodeId, pages: std::ops::Range<usize>) {
+        if let Some(inode) = self.inodes.get_mut(&node) {
+            pages.for_each(|page| inode.coming[page] += 1);
+        }
+    }
+
+    /// They were given as of `at`, and do not come.
+    pub(crate) fn lose(&mut self, node: NodeId, pages: std::ops::Range<usize>, at: Tid) {
+        if let Some(inode) = self.inodes.get_mut(&node) {
+            for page in pages {
+                inode.coming[page] = inode.coming[page].saturating_sub(1);
+                inode.lose(page, at);
+            }
+        }
+    }
+
+    /// The newest state of which one of these pages is.
+    pub(crate) fn newest(&self, node: NodeId, pages: std::ops::Range<usize>) -> Tid {
+        let inode = self.inodes.get(&node);
+        let of = inode.into_iter().flat_map(|inode| {
+            let there = pages
+                .clone()
+                .filter(|&at| matches!(inode.pages[at], Page::Cached(_)));
+            there.map(|at| inode.of[at])
+        });
+        of.max().unwrap_or(Tid::ZERO)
+    }
+
+    /// Whether each of these pages was given once and is there.
+    pub(crate) fn has_all(&self, node: NodeId, mut pages: std::ops::Range<usize>) -> bool {
+        let Some(inode) = self.inodes.get(&node) else {
+            return false;
+        };
+        inode.size >= (pages.end * PAGE) as u64
+            && pages.all(|page| {
+                let is_there = matches!(inode.pages[page], Page::Cached(_));
+                is_there && inode.lost[page] == Tid::ZERO && inode.coming[page] == 0
+            })
+    }
+}
+
+impl Inode {
+    fn evict(&mut self, page: usize) {
+        self.lose(page, self.of[page]);
+        self.pages[page] = Page::Absent;
+    }
+
+    fn lose(&mut self, page: usize, at: Tid) {
+        self.lost[page] = self.lost[page].max(at);
     }
 }

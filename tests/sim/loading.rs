@@ -3,7 +3,7 @@
 use crate::rng::Rng;
 use crate::worker::Extent;
 use rustc_hash::FxHashMap;
-use zring::base::{Oid, Tid};
+use zring::base::{Oid, Rev, Tid};
 use zring::fs::cache::Kept;
 
 /// What is loaded.
@@ -18,12 +18,14 @@ pub(crate) enum Purpose {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) purpose: Purpose,
+    pub(crate) rev: Rev,
     pub(crate) at: Tid,
 }
 
 /// What came in, and who waits for it.
 #[derive(Debug)]
 pub(crate) struct Delivery {
+    pub(crate) rev: Rev,
     pub(crate) oid: Oid,
     pub(crate) kept: Result<Kept<Extent>, ()>,
     pub(crate) stale: bool,
@@ -40,7 +42,7 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(crate) struct Loading {
     loads: Vec<Load>,
-    waiting: FxHashMap<Oid, Waiting>,
+    waiting: FxHashMap<(Rev, Oid), Waiting>,
 }
 
 impl Loading {
@@ -49,8 +51,8 @@ impl Loading {
     }
 
     /// Notes that `task` waits for `oid`; true when nobody else does yet.
-    pub(crate) fn join(&mut self, oid: Oid, task: usize) -> bool {
-        let waiting = self.waiting.entry(oid).or_default();
+    pub(crate) fn join(&mut self, rev: Rev, oid: Oid, task: usize) -> bool {
+        let waiting = self.waiting.entry((rev, oid)).or_default();
         waiting.tasks.push(task);
         waiting.tasks.len() == 1
     }
@@ -65,13 +67,14 @@ impl Loading {
         self.loads.swap_remove(at)
     }
 
-    pub(crate) fn is_stale(&self, oid: Oid) -> bool {
-        self.waiting.get(&oid).is_some_and(|w| w.stale)
+    pub(crate) fn is_stale(&self, rev: Rev, oid: Oid) -> bool {
+        self.waiting.get(&(rev, oid)).is_some_and(|w| w.stale)
     }
 
-    pub(crate) fn done(&mut self, oid: Oid, kept: Result<Kept<Extent>, ()>) -> Delivery {
-        let Waiting { tasks, stale } = self.waiting.remove(&oid).unwrap_or_default();
+    pub(crate) fn done(&mut self, rev: Rev, oid: Oid, kept: Result<Kept<Extent>, ()>) -> Delivery {
+        let Waiting { tasks, stale } = self.waiting.remove(&(rev, oid)).unwrap_or_default();
         Delivery {
+            rev,
             oid,
             kept,
             stale,
@@ -81,8 +84,8 @@ impl Loading {
 
     /// Head moved on: what is in flight of these objects is old.
     pub(crate) fn head_changed(&mut self, oids: Option<&[Oid]>) {
-        for (oid, waiting) in &mut self.waiting {
-            if oids.is_none_or(|oids| oids.contains(oid)) {
+        for ((rev, oid), waiting) in &mut self.waiting {
+            if *rev == Rev::Head && oids.is_none_or(|oids| oids.contains(oid)) {
                 waiting.stale = true;
             }
         }
@@ -93,7 +96,7 @@ impl Loading {
         self.loads.iter().any(|load| match load.purpose {
             Purpose::Object(oid) | Purpose::Place(oid) => self
                 .waiting
-                .get(&oid)
+                .get(&(load.rev, oid))
                 .is_some_and(|w| w.tasks.contains(&task)),
             Purpose::Raw(id, _) => id == task,
         })

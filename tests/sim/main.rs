@@ -1,9 +1,11 @@
 //! The commit path, run a million times in another order.
 //!
-//! The parts that decide (`fs::advance`, `fs::track`, `fs::touch`, `fs::cache`, `fs::read`, `fs::tree`, the walks of
-//! `zodb`) are the real ones. Around them are a model of the kernel's page cache (`kernel`), a database (`data`), workers
-//! put together as `engine` puts them (`worker`, `answer`), and a scheduler (`world`) that gives turns to whom a seed says.
-//! After each turn the invariants are checked (`shared`, `graph`), against one description of what is correct.
+//! The parts that decide (`fs::advance`, `fs::history` and all of `tail`, `fs::track`, `fs::kept`, `fs::touch`, `fs::cache`,
+//! `fs::read`, `fs::tree`, the walks of `zodb`) are the real ones. Around them are a model of the kernel's page cache
+//! (`kernel`), a database (`data`), workers, control and the threads that notify put together as `engine` puts them (`worker`,
+//! `answer`, `control`, `notifier`), and a scheduler (`world`) that gives turns to whom a seed says. After each turn the
+//! invariants are checked (`shared`, `graph`), against one description of what is correct. How a state is published and passed
+//! is taken apart load by load and store by store in `handshake`.
 //!
 //! ```text
 //! ZRING_SIM_STEPS=10000000 ZRING_SEED=7 cargo test --release --test sim -- --nocapture
@@ -16,18 +18,24 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod answer;
+mod control;
+mod counts;
 mod data;
+mod found;
 mod graph;
+mod handshake;
 mod kernel;
 mod loading;
 mod mutant;
+mod notifier;
 mod rng;
 mod shared;
 mod worker;
 mod world;
 
+use counts::Counts;
 use mutant::Mutant;
-use shared::{Broken, Counts, Rules, What};
+use shared::{Broken, Rules, What};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use world::World;
 
@@ -51,47 +59,6 @@ fn replay(seed: u64, rules: Rules) {
     let _ = catch_unwind(|| run(seed, rules));
 }
 
-fn add(sum: &mut Counts, counts: &Counts) {
-    let Counts {
-        steps,
-        shown,
-        reads,
-        parked,
-        robbed,
-        stale_loads,
-        stores,
-        stores_abandoned,
-        drops,
-        lock_waits,
-        full,
-        interrupted,
-        forgotten,
-        retired,
-        behind,
-        crossed,
-    } = counts;
-    for (sum, n) in [
-        (&mut sum.steps, steps),
-        (&mut sum.shown, shown),
-        (&mut sum.reads, reads),
-        (&mut sum.parked, parked),
-        (&mut sum.robbed, robbed),
-        (&mut sum.stale_loads, stale_loads),
-        (&mut sum.stores, stores),
-        (&mut sum.stores_abandoned, stores_abandoned),
-        (&mut sum.drops, drops),
-        (&mut sum.lock_waits, lock_waits),
-        (&mut sum.full, full),
-        (&mut sum.interrupted, interrupted),
-        (&mut sum.forgotten, forgotten),
-        (&mut sum.retired, retired),
-        (&mut sum.behind, behind),
-        (&mut sum.crossed, crossed),
-    ] {
-        *sum += n;
-    }
-}
-
 #[test]
 fn any_order_of_events_keeps_the_invariants() {
     let usual = if cfg!(debug_assertions) {
@@ -105,12 +72,13 @@ fn any_order_of_events_keeps_the_invariants() {
     let (mut seed, mut sum) = (first, Counts::default());
     while sum.steps < steps {
         match catch_unwind(AssertUnwindSafe(|| run(seed, Rules::NORMAL))) {
-            Ok(Ok(counts)) => add(&mut sum, &counts),
+            Ok(Ok(counts)) => sum.add(&counts),
             Ok(Err(Broken { what, text })) => {
                 replay(seed, Rules::NORMAL);
                 panic!("{what:?}: {text}; again with ZRING_SEED={seed}");
             }
             Err(panic) => {
+                replay(seed, Rules::NORMAL);
                 eprintln!("again with ZRING_SEED={seed}");
                 resume_unwind(panic);
             }
@@ -119,22 +87,9 @@ fn any_order_of_events_keeps_the_invariants() {
     }
     println!("{} worlds: {sum:?}", seed - first);
     // What is rare has happened all the same, or the run says little.
-    let rarest = [
-        sum.shown,
-        sum.robbed,
-        sum.stale_loads,
-        sum.stores,
-        sum.stores_abandoned,
-        sum.lock_waits,
-        sum.full,
-        sum.interrupted,
-        sum.forgotten,
-        sum.retired,
-        sum.behind,
-    ];
-    let rarest = rarest.into_iter().min().unwrap();
+    let rarest = sum.rarest();
     assert!(
-        rarest >= steps / 20_000,
+        rarest >= steps / 40_000,
         "something hardly ever happened: {sum:?}"
     );
 }
@@ -149,14 +104,16 @@ fn a_seed_says_all() {
     }
 }
 
-/// From each of some seeds the mistake is found within so many worlds, by a check that is meant to.
+/// From each of some seeds the mistake is found within so many worlds, by a check that is meant to; others may find it before.
 fn is_found(rules: Rules, worlds: u64, by: &[What]) {
     for first in [1, 1_000_000, 2_000_000, 3_000_000, 4_000_000] {
-        let broken = (first..first + worlds).find_map(|seed| Some((seed, run(seed, rules).err()?)));
+        let broken = (first..first + worlds).find_map(|seed| {
+            let broken = run(seed, rules).err()?;
+            by.contains(&broken.what).then_some((seed, broken))
+        });
         let (seed, broken) =
             broken.unwrap_or_else(|| panic!("{rules:?} is not found from {first}"));
         println!("{rules:?}: {broken:?} in world {}", seed - first + 1);
-        assert!(by.contains(&broken.what), "{rules:?}: {broken:?}");
     }
 }
 
@@ -164,41 +121,56 @@ macro_rules! mistakes {
     ($($name:ident: $mutant:ident, $by:expr;)*) => { $(
         #[test]
         fn $name() {
-            is_found(Rules::with(Mutant::$mutant), 120, &$by);
+            is_found(Rules::with(Mutant::$mutant), 400, &$by);
         }
     )* };
 }
 
 mistakes! {
-    finds_a_worker_that_keeps_its_view: KeepsView, [What::Torn, What::Stale];
-    finds_a_worker_that_took_too_early: TookTooEarly, [What::Torn, What::Stale];
-    finds_head_shown_too_early: ShowsTooEarly, [What::Stale];
-    finds_a_missing_second_drop: NoSecondDrop, [What::Stale];
-    finds_notes_ended_when_asked: AskEndsNotes, [What::Torn, What::Stale];
+    finds_a_worker_that_keeps_its_view: KeepsView, [What::Torn];
+    finds_a_worker_that_enters_too_early: EntersTooEarly, [What::Stale];
+    finds_views_taken_at_waking_alone: ViewAtWaking, [What::Torn];
+    finds_a_state_published_before_pages_are_kept: PublishBeforeKeep, [What::Kept];
+    finds_late_notes_lost: LateNotesLost, [What::Stale];
+    finds_late_notes_taken_for_new: LateNotesAfter, [What::Stale];
+    finds_drops_before_workers_passed: DropBeforePassed, [What::Stale];
+    finds_head_shown_before_pages_are_dropped: ShowBeforeDropped, [What::Stale];
+    finds_stores_not_withdrawn: NotWithdrawn, [What::Stale];
+    finds_a_store_under_way_not_awaited: UnderWayNotAwaited, [What::Stale];
     finds_a_store_after_the_view: LateStore, [What::Stale];
-    finds_stores_overtaken: StoresOvertaken, [What::Stale];
+    finds_reads_not_noted: NotNoted, [What::Stale];
+    finds_reads_noted_late: NotedLate, [What::Stale];
+    finds_leaves_noted_by_one_worker_only: NotedOnce, [What::Vain];
+    finds_holes_behind_the_end_not_noted: BeyondNotNoted, [What::Stale];
+    finds_kept_pages_not_checked: SumNotChecked, [What::Kept];
+    finds_pages_kept_under_a_wrong_revision: KeptUnderWrongRev, [What::Kept];
+    finds_a_fresh_start_untold: AnewUntold, [What::Vain];
+    finds_missed_states_ignored: GapIgnored, [What::Torn];
     finds_reads_that_wait: ReadsWait, [What::Waits];
-    finds_parked_reads_that_keep_objects: ParkedKeeps, [What::Torn, What::Stale];
-    finds_loads_in_flight_kept: InFlightKept, [What::Torn, What::Stale];
-    finds_a_cache_kept: CacheKept, [What::Torn, What::Stale];
-    finds_infos_kept: InfoKept, [What::Torn, What::Stale];
-    finds_reads_not_tracked: NotTracked, [What::Stale];
-    finds_reads_tracked_late: TrackedLate, [What::Stale];
+    finds_one_queue_for_drops_and_stores: OneQueue, [What::Waits];
+    finds_kept_pages_behind_stores_of_head: KeptByStorer, [What::Waits];
+    finds_parked_reads_that_keep_objects: ParkedKeeps, [What::Torn];
+    finds_loads_in_flight_kept: InFlightKept, [What::Torn];
+    finds_a_cache_kept: CacheKept, [What::Torn];
+    finds_infos_kept: InfoKept, [What::Torn];
     finds_drops_that_do_not_wait: InvalDoesNotWait, [What::Stale];
 }
 
-/// What correctness does not rest on, as `fs::advance` says.
+/// Rare: a hole of a file that was shorter where it is kept for, and somebody opens it there.
 #[test]
-fn the_first_drop_is_not_needed() {
-    for seed in 1..100 {
-        run(seed, Rules::with(Mutant::NoFirstDrop)).unwrap();
-    }
+fn finds_kept_pages_behind_the_end() {
+    is_found(Rules::with(Mutant::KeptBehindEnd), 4000, &[What::Kept]);
 }
 
+/// What correctness does not rest on.
 #[test]
 fn stores_may_go_on_under_a_new_view() {
     for seed in 1..100 {
-        run(seed, Rules::with(Mutant::StoreGoesOn)).unwrap();
+        let rules = Rules::with(Mutant::StoreGoesOn);
+        if let Err(Broken { what, text }) = run(seed, rules) {
+            replay(seed, rules);
+            panic!("{what:?}: {text}; with seed {seed}");
+        }
     }
 }
 
@@ -211,6 +183,30 @@ fn finds_attributes_that_a_drop_could_not_expire() {
         ..Rules::NORMAL
     };
     is_found(rules, 600, &[What::Stale]);
+}
+
+/// A file became shorter, and several READs behind its new end are under way. The kernel takes the place of the first one
+/// answered for the end; for the others, made before that, the end stays, and zeros below it, until somebody asks for the
+/// size. A block that is not there says zeros as well.
+#[test]
+fn finds_zeros_where_nobody_asked_for_the_size() {
+    let rules = Rules {
+        unasked: true,
+        ..Rules::NORMAL
+    };
+    is_found(rules, 600, &[What::Hole]);
+}
+
+/// The end of a file lies within a page where a block is no multiple of one. Who learns of a new end has the kernel fill that
+/// page up with zeros, some time later: the file may reach further by then, and the page say what it says there. No drop
+/// comes behind that for certain. Where blocks are whole pages, no page has an end in it.
+#[test]
+fn finds_zeros_behind_an_end_within_a_page() {
+    let rules = Rules {
+        fills: true,
+        ..Rules::NORMAL
+    };
+    is_found(rules, 600, &[What::Stale, What::Hole]);
 }
 
 /// Without the graph, the deadlock itself.

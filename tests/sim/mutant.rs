@@ -1,26 +1,56 @@
 //! Mistakes that the daemon could make, each a switch of the driver: what shows that the checks see something.
 //!
-//! The last two are none: they show what correctness does not rest on.
+//! The last one is none: it shows what correctness does not rest on.
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
-    /// A worker says that it took a view, and keeps the old one.
+    /// A worker says that it took a state, and keeps the old view.
     KeepsView,
-    /// A worker says that it took a view before it does, and answers requests in between.
-    TookTooEarly,
-    /// `head/at` moves before the files are dropped.
-    ShowsTooEarly,
-    /// What the old view put back while workers took the new one is not dropped.
-    NoSecondDrop,
-    /// A worker forgets a file's notes when it is asked, not when it takes the view.
-    AskEndsNotes,
-    /// A finished store is handed to the notifier later, across a change of view.
+    /// A worker says that it answers from a state before it does, and answers requests in between.
+    EntersTooEarly,
+    /// A worker looks for a new state when it wakes, not before each request: another may have answered of it already.
+    ViewAtWaking,
+    /// The state is published before the kernel was asked for the old pages.
+    PublishBeforeKeep,
+    /// What was noted while a transaction was passing is not compared with it.
+    LateNotesLost,
+    /// What was noted while a transaction was passing is taken for what is as of it.
+    LateNotesAfter,
+    /// Drops begin while workers answer from the old view.
+    DropBeforePassed,
+    /// `head/at` moves before the pages are dropped.
+    ShowBeforeDropped,
+    /// Stores of what is dropped stay in their queue.
+    NotWithdrawn,
+    /// A store under way of what is dropped is not waited for.
+    UnderWayNotAwaited,
+    /// A finished store is handed over later, across a change of view.
     LateStore,
-    /// The notifier takes drops before stores.
-    StoresOvertaken,
+    /// READs are answered and what they depend on is not noted.
+    NotNoted,
+    /// What an answer depends on is noted some time after it.
+    NotedLate,
+    /// A leaf that one worker noted is noted by no other.
+    NotedOnce,
+    /// Pages behind the end of a file are given and not noted.
+    BeyondNotNoted,
+    /// What the kernel gives back is kept as it is.
+    SumNotChecked,
+    /// Old pages are kept as those of the new state.
+    KeptUnderWrongRev,
+    /// Old pages of holes are stored behind the end that the file had.
+    KeptBehindEnd,
+    /// Workers are not told of files that the history starts anew with.
+    AnewUntold,
+    /// A worker that missed states goes on with what it has.
+    GapIgnored,
     /// READs wait while head is moving.
     ReadsWait,
+    /// Drops wait for the stores before them.
+    OneQueue,
+    /// What is kept is stored by the thread that stores for head.
+    KeptByStorer,
     /// A parked READ goes on with the objects it has.
     ParkedKeeps,
     /// What is in flight when the view changes counts as new.
@@ -29,14 +59,8 @@ pub(crate) enum Mutant {
     CacheKept,
     /// What a worker knows of a file outlives the view.
     InfoKept,
-    /// READs are answered and what they depend on is not noted.
-    NotTracked,
-    /// What a READ depends on is noted some time after its answer.
-    TrackedLate,
     /// The kernel drops what is there and does not wait for READs.
     InvalDoesNotWait,
-    /// Nothing is dropped before the view is published. No mistake: that drop only makes the other one short.
-    NoFirstDrop,
-    /// A parked store goes on under the new view. No mistake either: it starts from the beginning, as a READ does.
+    /// A parked store goes on under the new view. No mistake: it starts from the beginning, as a READ does.
     StoreGoesOn,
 }

@@ -1,26 +1,29 @@
 //! A worker: the pure parts of the daemon, put together as `engine::{serve, answer, names}` put them.
 //!
-//! Real: tracking, touches, the cache, the walks, names. Stood in for: the port (requests and answers are values) and
+//! Real: what it notes and depends on, touches, the cache, the walks, names. Stood in for: the port (requests and answers are values) and
 //! the database file (a load is a value that comes at any time, in any order). Where the engine changes, this
 //! has to follow; functions have the names they have there.
 //!
-//! A message, a request, a load or a store is one step, and anything may happen between two.
+//! A worker wakes, does one thing after the other, and goes to sleep again. A message, a request, a load or a store is one
+//! step, and anything may happen between two.
 
-use crate::data::{Commit, PAGE};
+use crate::data::PAGE;
 use crate::kernel::{Op, Outcome, Request};
 use crate::loading::{Delivery, Loading};
 use crate::mutant::Mutant;
-use crate::shared::{Notice, Shared, ToControl, ToWorker};
+use crate::shared::{Keep, Published, Shared, Store, ToControl, ToWorker};
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
-use zring::base::{NodeId, Oid, Tid};
+use zring::base::span::KeySet;
+use zring::base::{NodeId, Oid, Rev, Tid};
 use zring::fs::cache::{Cache, Own};
 use zring::fs::read::Info;
-use zring::fs::touch::Touches;
-use zring::fs::track::Tracked;
+use zring::fs::touch::Touch;
+use zring::fs::track::{Depends, Note, Trail};
 use zring::fs::tree::{FileNode, Node};
 
 /// Where the bytes of a plain block lie: a revision of an object never changes.
@@ -50,6 +53,7 @@ pub(crate) enum Job {
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) held: Option<Request>,
+    pub(crate) rev: Rev,
     pub(crate) job: Job,
     pub(crate) own: Own<Extent>,
     pub(crate) raws: Vec<(Extent, Vec<u8>)>,
@@ -77,71 +81,81 @@ pub(crate) enum WaitsFor {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) awake: bool,
     pub(crate) inbox: VecDeque<ToWorker>,
     pub(crate) loading: Loading,
     pub(crate) at: Tid,
+    pub(crate) taken: u64,
     pub(crate) cache_bytes: usize,
     pub(crate) files: FxHashMap<NodeId, Arc<FileNode>>,
     pub(crate) infos: FxHashMap<NodeId, Info>,
     pub(crate) cache: Cache<Extent>,
-    pub(crate) tracked: Tracked,
-    pub(crate) touches: Touches,
+    pub(crate) depends: Depends,
+    pub(crate) noted: FxHashMap<NodeId, KeySet>,
+    pub(crate) trail: Trail,
     pub(crate) tasks: Vec<Option<Task>>,
     pub(crate) free: Vec<usize>,
     pub(crate) ready: Vec<usize>,
+    /// OPENs whose pages are being stored.
+    pub(crate) opening: Vec<Request>,
     pub(crate) wants: Wants,
     pub(crate) seen: RefCell<Vec<Oid>>,
     pub(crate) deliveries: Vec<Delivery>,
     /// For mutants: what is done later than it should be.
-    pub(crate) late_view: Option<Commit>,
-    pub(crate) late_notices: Vec<Notice>,
-    pub(crate) late_notes: Vec<(NodeId, Vec<Oid>)>,
-    pub(crate) moving: bool,
+    pub(crate) late_view: bool,
+    pub(crate) late_stores: Vec<Store>,
+    pub(crate) late_notes: Vec<Note>,
     pub(crate) held_back: Vec<Request>,
 }
 
 impl Worker {
-    pub(crate) fn new(at: Tid, cache_bytes: usize) -> Self {
+    pub(crate) fn new(index: usize, at: Tid, cache_bytes: usize) -> Self {
         Self {
+            index,
+            awake: false,
             inbox: VecDeque::new(),
             loading: Loading::default(),
             at,
+            taken: 0,
             cache_bytes,
             files: FxHashMap::default(),
             infos: FxHashMap::default(),
-            cache: Cache::new(cache_bytes, cache_bytes),
-            tracked: Tracked::default(),
-            touches: Touches::default(),
+            cache: Cache::new(at, cache_bytes, cache_bytes),
+            depends: Depends::default(),
+            noted: FxHashMap::default(),
+            trail: Trail::default(),
             tasks: Vec::new(),
             free: Vec::new(),
             ready: Vec::new(),
+            opening: Vec::new(),
             wants: Wants::default(),
             seen: RefCell::default(),
             deliveries: Vec::new(),
-            late_view: None,
-            late_notices: Vec::new(),
+            late_view: false,
+            late_stores: Vec::new(),
             late_notes: Vec::new(),
-            moving: false,
             held_back: Vec::new(),
         }
     }
 
     /// Whether there is a block to be stored for readers to come.
-    pub(crate) fn has_touches(&self) -> bool {
-        !self.touches.is_empty()
+    pub(crate) fn has_touches(&self, shared: &Shared) -> bool {
+        !shared.touches[self.index].is_empty()
     }
 
     /// Whether a mutant put something off.
     pub(crate) fn is_late(&self) -> bool {
-        self.late_view.is_some() || !self.late_notices.is_empty() || !self.late_notes.is_empty()
+        self.late_view || !self.late_stores.is_empty() || !self.late_notes.is_empty()
     }
 
     /// Whether it works on nothing.
     pub(crate) fn is_idle(&self) -> bool {
-        self.inbox.is_empty() && self.held_back.is_empty() && self.tasks.iter().all(Option::is_none)
+        let waits = !self.held_back.is_empty() || !self.opening.is_empty();
+        !self.awake && self.inbox.is_empty() && !waits && self.tasks.iter().all(Option::is_none)
     }
 
-    /// What each READ in its hands waits for.
+    /// What each request in its hands waits for, OPENs aside.
     pub(crate) fn reads(&self, out: &mut Vec<(u64, WaitsFor)>) {
         out.extend(self.held_back.iter().map(|r| (r.unique, WaitsFor::Advance)));
         for (id, task) in self.tasks.iter().enumerate() {
@@ -173,59 +187,73 @@ impl Worker {
     }
 }
 
-/// Messages.
+/// Head.
 impl Worker {
-    /// Takes one message.
-    pub(crate) fn woken(&mut self, shared: &mut Shared) {
-        match self.inbox.pop_front().expect("there is a message") {
-            ToWorker::Ask(commit) => {
-                self.moving = true;
-                let touched = if shared.is(Mutant::AskEndsNotes) {
-                    self.tracked.take_touched(commit.oids.as_deref())
-                } else {
-                    self.tracked.touched(commit.oids.as_deref())
-                };
-                shared.to_control.push_back(ToControl::Answered(touched));
+    /// Wakes.
+    pub(crate) fn begin(&mut self, shared: &mut Shared) {
+        self.awake = true;
+        if shared.is(Mutant::EntersTooEarly) {
+            shared.enter(self.index, shared.newest);
+            self.late_view = true;
+            return;
+        }
+        self.catch_up(shared);
+    }
+
+    /// Goes to sleep.
+    pub(crate) fn before_wait(&mut self, shared: &mut Shared) {
+        self.awake = false;
+        if shared.leave(self.index) {
+            shared.to_control.push_back(ToControl::Look);
+        }
+    }
+
+    fn catch_up(&mut self, shared: &mut Shared) {
+        shared.enter(self.index, self.taken);
+        while shared.is_newer(self.taken) {
+            let (states, is_gap) = shared.since(self.taken);
+            shared.counts.gaps += u64::from(is_gap);
+            if is_gap && !shared.is(Mutant::GapIgnored) {
+                self.cache = Cache::new(self.at, self.cache_bytes, self.cache_bytes);
+                self.noted.clear();
+                self.drop_views(shared, None);
             }
-            ToWorker::View(commit) if shared.is(Mutant::TookTooEarly) => {
-                let touched = self.tracked.touched(commit.oids.as_deref());
-                shared.to_control.push_back(ToControl::Took(touched));
-                self.catch_up(shared);
-                self.late_view = Some(commit);
+            for published in states {
+                self.take_view(shared, &published);
             }
-            ToWorker::View(commit) => {
-                let touched = self.take_view(shared, &commit);
-                shared.to_control.push_back(ToControl::Took(touched));
-            }
-            ToWorker::Shown => {
-                self.moving = false;
-                for request in std::mem::take(&mut self.held_back) {
-                    self.request(shared, request);
-                }
-            }
-            ToWorker::Interrupt(unique) => self.interrupt(shared, unique),
-            ToWorker::Forgotten(ids) => {
-                for id in ids.iter() {
-                    self.files.remove(id);
-                    self.infos.remove(id);
-                    self.tracked.forget(*id);
-                }
-                self.touches.retain(|id| !ids.contains(&id));
+            shared.enter(self.index, self.taken);
+            if shared.is_awaited() {
+                shared.to_control.push_back(ToControl::Look);
             }
         }
     }
 
-    fn take_view(&mut self, shared: &mut Shared, commit: &Commit) -> Vec<NodeId> {
-        let oids = commit.oids.as_deref();
+    fn take_view(&mut self, shared: &mut Shared, published: &Published) {
+        self.taken = published.number;
         if shared.is(Mutant::KeepsView) {
-            return self.tracked.take_touched(oids);
+            return self.note(shared, Note::Taken(published.number));
         }
+        let oids = published.oids.as_deref();
         match oids {
-            _ if shared.is(Mutant::CacheKept) => {}
-            Some(oids) => self.cache.forget_head(oids),
-            None => self.cache = Cache::new(self.cache_bytes, self.cache_bytes),
+            _ if shared.is(Mutant::CacheKept) => self.cache.advance(published.tid, &[]),
+            Some(oids) => self.cache.advance(published.tid, oids),
+            None => {
+                self.cache = Cache::new(published.tid, self.cache_bytes, self.cache_bytes);
+                self.noted.clear();
+            }
         }
-        let touched = self.tracked.take_touched(oids);
+        for file in &published.anew {
+            self.noted.remove(file);
+            self.depends.forget(*file);
+            self.infos.remove(file);
+        }
+        self.drop_views(shared, oids);
+        self.at = published.tid;
+        self.note(shared, Note::Taken(published.number));
+    }
+
+    fn drop_views(&mut self, shared: &mut Shared, oids: Option<&[Oid]>) {
+        let touched = self.depends.take_touched(oids);
         if !shared.is(Mutant::InFlightKept) {
             self.loading.head_changed(oids);
         }
@@ -234,8 +262,8 @@ impl Worker {
                 self.infos.remove(id);
             }
         }
-        self.touches.retain(|id| !touched.contains(&id));
-        for task in self.tasks.iter_mut().flatten() {
+        let heads = self.tasks.iter_mut().flatten();
+        for task in heads.filter(|task| task.rev == Rev::Head) {
             let before = task.own.len();
             match oids {
                 _ if shared.is(Mutant::ParkedKeeps) && matches!(task.job, Job::Read { .. }) => {}
@@ -250,8 +278,61 @@ impl Worker {
                 shared.counts.stores_abandoned += 1;
             }
         }
-        self.at = commit.tid;
-        touched
+    }
+
+    pub(crate) fn note(&mut self, shared: &mut Shared, note: Note) {
+        if shared.is(Mutant::NotedLate) && matches!(note, Note::Block { .. }) {
+            return self.late_notes.push(note);
+        }
+        shared.note(self.index, note);
+    }
+
+    /// For mutants: does what was put off.
+    pub(crate) fn late(&mut self, shared: &mut Shared) {
+        if std::mem::take(&mut self.late_view) && self.awake {
+            self.catch_up(shared);
+        }
+        for store in std::mem::take(&mut self.late_stores) {
+            shared.push(store);
+        }
+        shared.notes.borrow_mut()[self.index].extend(self.late_notes.drain(..));
+    }
+}
+
+/// Messages.
+impl Worker {
+    /// Takes one message.
+    pub(crate) fn woken(&mut self, shared: &mut Shared) {
+        match self.inbox.pop_front().expect("there is a message") {
+            ToWorker::Look => {}
+            ToWorker::Shown => {
+                for request in std::mem::take(&mut self.held_back) {
+                    self.request(shared, request);
+                }
+            }
+            ToWorker::Stored(unique) => {
+                if let Some(at) = self.opening.iter().position(|r| r.unique == unique) {
+                    let request = self.opening.swap_remove(at);
+                    shared.answer(request, Outcome::Opened, self.at);
+                }
+            }
+            ToWorker::Interrupt(unique) => self.interrupt(shared, unique),
+            ToWorker::Forgotten(ids) => {
+                for id in ids.iter() {
+                    self.files.remove(id);
+                    self.infos.remove(id);
+                    self.depends.forget(*id);
+                    self.noted.remove(id);
+                }
+                shared.touches[self.index].retain(|id| !ids.contains(&id));
+                let left = self.tasks.iter_mut().flatten().filter(|t| t.held.is_none());
+                for task in left {
+                    if matches!(&task.job, Job::Store { file, .. } if ids.contains(&file.id)) {
+                        task.job = Job::Abandoned;
+                    }
+                }
+            }
+        }
     }
 
     fn interrupt(&mut self, shared: &mut Shared, unique: u64) {
@@ -261,18 +342,7 @@ impl Worker {
             task.job = Job::Abandoned;
             let held = task.held.take().expect("just looked");
             shared.counts.interrupted += 1;
-            shared.answer(held, Outcome::Failed);
-        }
-    }
-
-    /// For mutants: does what was put off.
-    pub(crate) fn catch_up(&mut self, shared: &mut Shared) {
-        if let Some(commit) = self.late_view.take() {
-            self.take_view(shared, &commit);
-        }
-        shared.notices.extend(self.late_notices.drain(..));
-        for (node, oids) in self.late_notes.drain(..) {
-            self.tracked.note(node, &oids);
+            shared.answer(held, Outcome::Failed, self.at);
         }
     }
 }
@@ -281,16 +351,27 @@ impl Worker {
 impl Worker {
     /// Takes one request.
     pub(crate) fn request(&mut self, shared: &mut Shared, request: Request) {
-        let oid = shared.data.oid(request.file);
+        let looks = !shared.is(Mutant::ViewAtWaking) && !self.late_view;
+        if looks && shared.is_newer(self.taken) {
+            self.catch_up(shared);
+            shared.counts.hurried += 1;
+        }
+        let (oid, rev) = (shared.data.oid(request.file), request.rev);
         let job = match request.op {
             Op::Forget { count } => return forget(shared, request.node, count),
+            Op::Retrieved { id, off } => {
+                let data = request.data;
+                let message = ToControl::Retrieved { id, off, data };
+                return shared.to_control.push_back(message);
+            }
             Op::Lookup => Job::Lookup(oid),
+            Op::Open => return self.open(shared, request),
             Op::Getattr | Op::Read { .. } => {
                 let file = self.node(shared, request.node);
                 let file = file.expect("the kernel speaks of nodes it was told of");
                 match request.op {
-                    _ if file.is_gone() => return shared.answer(request, Outcome::Failed),
-                    Op::Read { .. } if self.moving && shared.is(Mutant::ReadsWait) => {
+                    _ if file.is_gone() => return shared.answer(request, Outcome::Failed, self.at),
+                    Op::Read { .. } if shared.moving && shared.is(Mutant::ReadsWait) => {
                         return self.held_back.push(request);
                     }
                     Op::Read { first, count } => Job::Read {
@@ -302,12 +383,52 @@ impl Worker {
                 }
             }
         };
-        self.admit(shared, Some(request), job);
+        self.admit(shared, Some(request), rev, job);
+    }
+
+    fn open(&mut self, shared: &mut Shared, request: Request) {
+        shared.counts.opens += 1;
+        let file = self.node(shared, request.node);
+        let file = file.expect("the kernel speaks of nodes it was told of");
+        if self.store_kept(shared, &file, request.unique) {
+            return self.opening.push(request);
+        }
+        shared.answer(request, Outcome::Opened, self.at);
+    }
+
+    fn store_kept(&self, shared: &mut Shared, file: &Arc<FileNode>, unique: u64) -> bool {
+        let Rev::At(tid) = file.rev else { return false };
+        let pieces = shared.kept.take((file.oid, tid));
+        if pieces.is_empty() {
+            return false;
+        }
+        shared.counts.opens_kept += 1;
+        shared.keeps.push_back(Keep {
+            file: Arc::clone(file),
+            pieces,
+            opener: Some((self.index, unique)),
+        });
+        true
+    }
+
+    /// The block that was touched last, and what all workers answered of it, unless one has its notes in use.
+    fn take_touch(&self, shared: &mut Shared) -> Option<Touch> {
+        let mut touch = shared.touches[self.index].take()?;
+        for worker in (0..shared.touches.len()).filter(|&worker| worker != self.index) {
+            if shared.rng.one_in(20) {
+                continue;
+            }
+            if let Some(other) = shared.touches[worker].remove(touch.node, touch.blk) {
+                shared.counts.joined += 1;
+                touch.join(&other);
+            }
+        }
+        Some(touch)
     }
 
     /// Loads and stores the rest of the block that was touched last.
     pub(crate) fn store_one(&mut self, shared: &mut Shared) {
-        let Some(touch) = self.touches.take() else {
+        let Some(touch) = self.take_touch(shared) else {
             return;
         };
         let (Some(file), Some(info)) = (self.files.get(&touch.node), self.infos.get(&touch.node))
@@ -331,8 +452,8 @@ impl Worker {
         if ranges.is_empty() || !ranges.iter().all(aligned) {
             return;
         }
-        let file = Arc::clone(file);
-        self.admit(shared, None, Job::Store { file, ranges });
+        let (file, rev) = (Arc::clone(file), file.rev);
+        self.admit(shared, None, rev, Job::Store { file, ranges });
     }
 }
 
@@ -341,6 +462,8 @@ fn forget(shared: &mut Shared, node: NodeId, count: u64) {
     shared.tree.forget(node, count, &mut dropped);
     if !dropped.is_empty() {
         shared.counts.forgotten += 1;
-        shared.to_all.push(ToWorker::Forgotten(dropped.into()));
+        let dropped: Rc<[NodeId]> = dropped.into();
+        shared.to_all.push(ToWorker::Forgotten(Rc::clone(&dropped)));
+        shared.to_control.push_back(ToControl::Forgotten(dropped));
     }
 }

@@ -1,25 +1,24 @@
 //! One run: the actors, and a scheduler that picks whose turn it is.
 //!
-//! Control drives the real `fs::advance::Head` as `engine::control` does, the notifier takes one notice after the other
-//! as `engine::notifier` does, and carries it out page by page. Which actors are quick and which are slow changes
-//! all the time, so that each of them is far behind the others now and then.
+//! Which actors are quick and which are slow changes all the time, so that each of them is far behind the others now and then.
 
-use crate::data::{Commit, Data, PAGE, PAGES};
-use crate::graph::{self, Wait};
-use crate::kernel::{Kernel, Op, Page};
-use crate::mutant::Mutant;
+use crate::control::Control;
+use crate::counts::Counts;
+use crate::data::{PAGE, PAGES};
+use crate::graph::{self, Node, Wait};
+use crate::kernel::{Op, Page};
+use crate::notifier::Notifier;
 use crate::rng::Rng;
-use crate::shared::{Broken, Counts, Notice, Rules, Shared, ToControl, ToWorker, What};
+use crate::shared::{Broken, Rules, Shared, ToWorker, What};
 use crate::worker::{WaitsFor, Worker};
-use std::collections::VecDeque;
-use zring::base::{NodeId, Tid};
-use zring::fs::advance::{Action, Event, Head};
-use zring::fs::tree::Tree;
+use zring::base::{NodeId, Rev, Tid};
 
 /// READs unanswered at a time.
 const READS_MAX: usize = 10;
 /// Transactions that head may be behind.
 const BEHIND_MAX: u64 = 8;
+/// Files below `@<tid>` that the kernel knows.
+const OLD_MAX: usize = 6;
 /// Turns in which nothing new comes; far above what is ever left to do.
 const TURNS_MAX: usize = 200_000;
 
@@ -31,9 +30,15 @@ enum Actor {
     /// A transaction is written.
     Writer,
     Control,
-    Notifier,
+    Dropper,
+    Storer,
+    Keeper,
     /// An answer is taken by who waits for it.
     Answer,
+    /// Pages behind a file's new end go.
+    Cut,
+    Wake(usize),
+    Sleep(usize),
     Message(usize),
     Request(usize),
     Load(usize),
@@ -41,63 +46,34 @@ enum Actor {
     Late(usize),
 }
 
-/// A notification on its way through the pages.
-#[derive(Debug)]
-struct Running {
-    notice: Notice,
-    page: usize,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) shared: Shared,
     workers: Vec<Worker>,
-    head: Head<Commit>,
-    /// The newest transaction that control knows.
-    known: Tid,
-    /// What head wants done and is not.
-    todo: VecDeque<Action<Commit>>,
-    /// Whether the view of the transaction under way was published.
-    is_second: bool,
-    running: Option<Running>,
-    weights: [usize; 10],
+    control: Control,
+    notifier: Notifier,
+    weights: [usize; 12],
+    /// One turn in so many the writer writes.
+    pause: usize,
     waits: Vec<Wait>,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, rules: Rules) -> Self {
         let mut rng = Rng::new(seed);
-        let files = 1 + rng.below(3);
-        let data = Data::new(&mut rng, files);
-        let at = data.last();
         let workers = rng.pick(&[1, 2, 2, 3, 4]);
         let cache_bytes = rng.pick(&[400, 2000, 100_000]);
-        let shared = Shared {
-            rules,
-            data,
-            tree: Tree::default(),
-            kernel: Kernel::new(rules.crossed),
-            notices: VecDeque::new(),
-            notices_max: rng.pick(&[1, 2, 1024]),
-            to_control: VecDeque::new(),
-            to_all: Vec::new(),
-            quick: rng.pick(&[0, 1, 2, 2, 5]),
-            failing: rng.pick(&[0, 0, 50]),
-            shown: at,
-            published: at,
-            counts: Counts::default(),
-            broken: None,
-            rng,
-        };
+        let mut shared = Shared::new(rules, rng, workers);
+        let pause = shared.rng.pick(&[1, 1, 1, 40]);
+        let (at, control) = (shared.shown, Control::new(&mut shared, workers));
+        let workers = 0..workers;
         Self {
-            workers: (0..workers).map(|_| Worker::new(at, cache_bytes)).collect(),
-            head: Head::new(at, workers),
-            known: at,
-            todo: VecDeque::new(),
-            is_second: false,
-            running: None,
-            weights: [1; 10],
+            workers: workers.map(|i| Worker::new(i, at, cache_bytes)).collect(),
+            control,
+            notifier: Notifier::default(),
+            weights: [1; 12],
+            pause,
             waits: Vec::new(),
             shared,
         }
@@ -108,9 +84,11 @@ impl World {
         while self.shared.counts.steps < steps {
             match self.shared.rng.below(800) {
                 0 => self.quiesce(|actor| {
-                    // Whoever could make a READ wait stands still; I3.
-                    use Actor::{Answer, Late, Load, Message, Request};
-                    matches!(actor, Answer | Message(_) | Request(_) | Load(_) | Late(_))
+                    // Whoever could make a request wait stands still; I3.
+                    use Actor::{Answer, Cut, Keeper, Late, Load, Message, Request, Sleep, Wake};
+                    let answers = matches!(actor, Answer | Cut | Keeper | Late(_));
+                    let works = matches!(actor, Message(_) | Request(_) | Load(_));
+                    answers || works || matches!(actor, Sleep(_) | Wake(_))
                 })?,
                 1 => self.drain()?,
                 _ => self.step(|_| true).map(drop)?,
@@ -118,6 +96,7 @@ impl World {
         }
         self.drain()?;
         self.shared.counts.crossed = self.shared.kernel.crossed;
+        self.shared.counts.cut_waits = self.shared.kernel.cut_waits;
         Ok(self.shared.counts)
     }
 
@@ -126,31 +105,31 @@ impl World {
         self.quiesce(|actor| !matches!(actor, Actor::Client | Actor::Writer))?;
         let shared = &mut self.shared;
         let idle = self.workers.iter().all(|w| w.is_idle() && !w.is_late());
-        let quiet = self.head.is_quiet() && self.running.is_none() && shared.notices.is_empty();
-        if !(idle && quiet && shared.kernel.requests.is_empty()) {
+        let quiet = self.control.is_quiet(shared) && self.notifier.is_done();
+        let queues = shared.stores.len() + shared.drops.len() + shared.keeps.len();
+        if !(idle && quiet && queues == 0 && shared.kernel.is_done()) {
             let text = format!(
-                "{} notices wait, the first is {:?}; head is at {}",
-                shared.notices.len(),
-                self.running,
-                self.head.at()
+                "{queues} things wait; head is at {}",
+                self.control.head.at()
             );
             shared.fail(What::Stuck, text);
         }
         let (at, last) = (shared.shown, shared.data.last());
-        if (at, self.head.at()) != (last, last) {
+        if (at, self.control.head.at()) != (last, last) {
             shared.fail(What::Stuck, format!("{last} was written, {at} is shown"));
         }
         shared.check_all();
-        shared.broken.clone().map_or(Ok(()), Err)
+        self.check_tracked();
+        self.shared.broken.clone().map_or(Ok(()), Err)
     }
 
-    /// Goes on with some actors until none of them can; then no READ may be left.
+    /// Goes on with some actors until none of them can; then no request may be left.
     fn quiesce(&mut self, who: impl Fn(Actor) -> bool) -> Result<(), Broken> {
         for _ in 0..TURNS_MAX {
             if !self.step(&who)? {
-                let left = self.shared.kernel.reads.len();
-                if left > 0 {
-                    let text = format!("{left} READs are left when nobody can move");
+                let (reads, opens) = (self.shared.kernel.reads.len(), self.shared.kernel.opens);
+                if reads + opens > 0 {
+                    let text = format!("{reads} READs, {opens} OPENs are left");
                     self.shared.fail(What::Stuck, text);
                 }
                 return self.shared.broken.clone().map_or(Ok(()), Err);
@@ -170,16 +149,15 @@ impl World {
         self.shared.say(|| format!("{actor:?}"));
         self.turn(actor);
         for message in std::mem::take(&mut self.shared.to_all) {
-            self.tell_all(&message);
+            for worker in &mut self.workers {
+                worker.inbox.push_back(message.clone());
+            }
+        }
+        for (worker, message) in std::mem::take(&mut self.shared.to) {
+            self.workers[worker].inbox.push_back(message);
         }
         self.check();
         self.shared.broken.clone().map_or(Ok(true), Err)
-    }
-
-    fn tell_all(&mut self, message: &ToWorker) {
-        for worker in &mut self.workers {
-            worker.inbox.push_back(message.clone());
-        }
     }
 
     fn pick(&mut self, who: impl Fn(Actor) -> bool) -> Option<Actor> {
@@ -187,7 +165,7 @@ impl World {
             let rng = &mut self.shared.rng;
             self.weights = std::array::from_fn(|_| rng.pick(&[0, 1, 1, 4, 16]));
         }
-        let (mut able, mut total) = ([(Actor::Client, 0); 32], 0);
+        let (mut able, mut total) = ([(Actor::Client, 0); 48], 0);
         let mut count = 0;
         let mut add = |actor, weight: usize, yes: bool| {
             if yes && who(actor) {
@@ -200,17 +178,32 @@ impl World {
         add(Actor::Client, w[0], true);
         let behind = shared.data.last().0 - shared.shown.0;
         add(Actor::Writer, w[1].min(4), behind < BEHIND_MAX);
-        add(Actor::Control, w[2], self.control_can());
-        add(Actor::Notifier, w[3], self.notifier_can());
-        add(Actor::Answer, w[4], !shared.kernel.answers.is_empty());
+        add(Actor::Control, w[2], self.control.can(shared));
+        add(Actor::Dropper, w[3], self.notifier.can_drop(shared));
+        add(Actor::Storer, w[4], self.notifier.can_store(shared));
+        add(Actor::Keeper, w[5], self.notifier.can_keep(shared));
+        add(Actor::Answer, w[6], !shared.kernel.answers.is_empty());
+        let cut = if shared.rules.fills { w[6] / 16 } else { w[6] };
+        add(Actor::Cut, cut, shared.kernel.can_cut());
         for (i, worker) in self.workers.iter().enumerate() {
             // One of them may be far behind the others.
-            let w = |at: usize| w[(at + i) % 6 + 4];
-            add(Actor::Message(i), w(0), !worker.inbox.is_empty());
-            add(Actor::Request(i), w(1), !shared.kernel.requests.is_empty());
-            // A disk is slow.
-            add(Actor::Load(i), w(2).div_ceil(4), !worker.loading.is_empty());
-            add(Actor::Store(i), w(3), worker.has_touches());
+            let w = |at: usize| w[(at + i) % 6 + 6];
+            let (messages, requests) =
+                (!worker.inbox.is_empty(), !shared.kernel.requests.is_empty());
+            let (loads, touches) = (!worker.loading.is_empty(), worker.has_touches(shared));
+            if worker.awake {
+                add(Actor::Sleep(i), w(5), true);
+                add(Actor::Message(i), w(0), messages);
+                add(Actor::Request(i), w(1), requests);
+                add(Actor::Load(i), w(2).div_ceil(4), loads);
+                add(Actor::Store(i), w(3), touches);
+            } else {
+                // A disk is slow.
+                let weight = w(0).max(w(1)).max(w(2).div_ceil(4));
+                let stores = touches && who(Actor::Store(i));
+                let yes = messages || requests || loads || stores;
+                add(Actor::Wake(i), weight, yes);
+            }
             add(Actor::Late(i), w(4), worker.is_late());
         }
         let able = &able[..count];
@@ -227,12 +220,16 @@ impl World {
     }
 
     fn turn(&mut self, actor: Actor) {
-        let shared = &mut self.shared;
+        let (shared, workers) = (&mut self.shared, &mut self.workers);
+        let waited = self.notifier.waits_for_page(shared);
         match actor {
             Actor::Client => self.client(),
+            Actor::Writer if !shared.rng.one_in(self.pause) => {}
             Actor::Writer => shared.data.commit(&mut shared.rng),
-            Actor::Control => self.control(),
-            Actor::Notifier => self.notifier(),
+            Actor::Control => self.control.turn(shared),
+            Actor::Dropper => self.notifier.drop_one(shared),
+            Actor::Storer => self.notifier.store_one(shared),
+            Actor::Keeper => self.notifier.keep_one(shared),
             Actor::Answer => {
                 let at = shared.rng.below(shared.kernel.answers.len());
                 shared.say(|| format!("  {:?}", shared.kernel.answers[at]));
@@ -240,20 +237,25 @@ impl World {
                     shared.check_pages(node, pages);
                 }
             }
+            Actor::Cut => shared.kernel.cut(),
+            Actor::Wake(i) => workers[i].begin(shared),
+            Actor::Sleep(i) => workers[i].before_wait(shared),
             Actor::Message(i) => {
-                shared.say(|| format!("  {:?}", self.workers[i].inbox[0]));
-                self.workers[i].woken(shared);
+                shared.say(|| format!("  {:?}", workers[i].inbox[0]));
+                workers[i].woken(shared);
             }
             Actor::Request(i) => {
                 let at = shared.rng.below(shared.kernel.requests.len());
                 let request = shared.kernel.requests.swap_remove(at);
                 shared.say(|| format!("  {request:?}"));
-                self.workers[i].request(shared, request);
+                workers[i].request(shared, request);
             }
-            Actor::Load(i) => self.workers[i].read_done(shared),
-            Actor::Store(i) => self.workers[i].store_one(shared),
-            Actor::Late(i) => self.workers[i].catch_up(shared),
+            Actor::Load(i) => workers[i].read_done(shared),
+            Actor::Store(i) => workers[i].store_one(shared),
+            Actor::Late(i) => workers[i].late(shared),
         }
+        let waits = self.notifier.waits_for_page(&self.shared);
+        self.shared.counts.lock_waits += u64::from(waits && !waited);
     }
 }
 
@@ -262,48 +264,52 @@ impl World {
     fn client(&mut self) {
         let shared = &mut self.shared;
         let file = shared.rng.below(shared.data.files());
-        let (kernel, at) = (&mut shared.kernel, shared.shown);
+        if shared.rng.one_in(6) {
+            return self.old_client(file);
+        }
+        let (kernel, at, newest) = (&mut shared.kernel, shared.shown, shared.published);
         // Files are used by their name or, retired or not, because they are open.
-        let named = kernel.names.get(&file).copied();
-        let open = kernel
-            .inodes
-            .keys()
+        let named = kernel.names.get(&(Rev::Head, file)).copied();
+        let heads = kernel.inodes.iter().filter(|(_, i)| i.rev == Rev::Head);
+        let open = heads
+            .map(|(node, _)| node)
             .nth(shared.rng.below(2 * READS_MAX))
             .copied();
         let Some(node) = open.or(named) else {
-            if !kernel.is_busy(file) {
-                kernel.ask(file, NodeId(0), Op::Lookup, at);
+            if !kernel.is_busy(Rev::Head, file) {
+                kernel.ask((Rev::Head, file), NodeId(0), Op::Lookup, at);
             }
             return;
         };
         let file = kernel.inodes[&node].file;
-        let is_notified = self.running.as_ref().is_some_and(|r| r.node() == node);
+        let is_notified = self.notifier.holds(node);
         match shared.rng.below(40) {
             0..=21 if kernel.reads.len() < READS_MAX => {
-                let end = usize::try_from(kernel.inodes[&node].size).unwrap() / PAGE;
-                let first = shared.rng.below((end + 2).min(PAGES));
-                let want = shared.rng.pick(&[1, 1, 2, 4, 12]);
-                kernel.read(node, first, want, at);
+                let end = usize::try_from(kernel.inodes[&node].size).unwrap();
+                // Now and then it was longer when somebody looked.
+                let past = shared.rng.pick(&[0, 0, 0, 0, 0, 0, 0, 2]);
+                let end = (end.div_ceil(PAGE) + past).min(PAGES);
+                if end > 0 {
+                    let first = shared.rng.below(end);
+                    let want = shared.rng.pick(&[1, 1, 2, 4, 12]).min(end - first);
+                    kernel.read(node, first, want, at);
+                }
             }
             22..=25 if !kernel.inodes[&node].valid => {
-                kernel.ask(file, node, Op::Getattr, at);
+                kernel.ask((Rev::Head, file), node, Op::Getattr, at);
             }
             26 => {
-                kernel.ask(file, NodeId(0), Op::Lookup, at);
+                kernel.ask((Rev::Head, file), NodeId(0), Op::Lookup, at);
             }
             27 => kernel.inodes.get_mut(&node).unwrap().valid = false, // a second went by
             28..=34 => {
                 let page = shared.rng.below(PAGES);
-                if kernel.holder(node, page).is_none() {
-                    kernel.set(node, page, Page::Absent);
-                }
+                kernel.evict(node, page);
             }
-            37 => (0..PAGES).for_each(|page| {
-                if kernel.holder(node, page).is_none() {
-                    kernel.set(node, page, Page::Absent);
-                }
-            }),
-            35 if !kernel.is_busy(file) && !is_notified => kernel.forget(node, at),
+            37 => (0..PAGES).for_each(|page| kernel.evict(node, page)),
+            35 if !kernel.is_busy(Rev::Head, file) && !is_notified => {
+                kernel.forget(node, at, newest)
+            }
             36 if !kernel.reads.is_empty() => {
                 let unique = shared.rng.pick(&kernel.reads);
                 shared.to_all.push(ToWorker::Interrupt(unique));
@@ -311,197 +317,42 @@ impl World {
             _ => {}
         }
     }
-}
-
-/// Control.
-impl World {
-    fn control_can(&self) -> bool {
-        match self.todo.front() {
-            Some(Action::Drop(..)) => self.shared.notices.len() < self.shared.notices_max,
-            Some(_) => true,
-            None => !self.shared.to_control.is_empty() || self.known < self.shared.data.last(),
-        }
-    }
-
-    /// Carries one thing out, or takes one message, or learns of a transaction.
-    fn control(&mut self) {
-        if let Some(action) = self.todo.pop_front() {
-            return self.carry_out(action);
-        }
-        let event = match self.shared.to_control.pop_front() {
-            Some(ToControl::Answered(files)) => Event::Answered(files),
-            Some(ToControl::Took(files)) => Event::Took(files),
-            Some(ToControl::Dropped) => Event::Dropped,
-            None => {
-                let commit = self.shared.data.next(self.known).expect("there is one");
-                let commit = commit.clone();
-                self.known = commit.tid;
-                self.retire(&commit);
-                Event::Commit(commit.tid, commit)
-            }
-        };
-        self.shared.say(|| format!("  {event:?}"));
-        let mut actions = Vec::new();
-        self.head.apply(event, &mut actions);
-        self.todo.extend(actions);
-    }
-
-    /// Names of files whose own object changed lead to new nodes.
-    fn retire(&mut self, commit: &Commit) {
+    /// Somebody looks at an older state, mostly where the daemon keeps something.
+    fn old_client(&mut self, file: usize) {
         let shared = &mut self.shared;
-        for &oid in commit.oids.iter().flat_map(|oids| oids.iter()) {
-            if let Some(file) = shared.tree.retire(oid) {
-                shared.counts.retired += 1;
-                if shared.notices.len() < shared.notices_max {
-                    shared.notices.push_back(Notice::DropName(file.id));
+        let (kernel, at, newest) = (&mut shared.kernel, shared.shown, shared.published);
+        let old = kernel.inodes.iter().filter(|(_, i)| i.rev != Rev::Head);
+        let old: Vec<NodeId> = old.map(|(node, _)| *node).collect();
+        let tid = shared.rng.below(12) as u64;
+        let rev = Rev::At(Tid(at.0.saturating_sub(tid).max(1)));
+        let node = match kernel.names.get(&(rev, file)) {
+            Some(node) => *node,
+            None if old.len() < OLD_MAX => {
+                if !kernel.is_busy(rev, file) {
+                    kernel.ask((rev, file), NodeId(0), Op::Lookup, at);
                 }
+                return;
             }
-        }
-    }
-
-    fn carry_out(&mut self, action: Action<Commit>) {
-        self.shared.say(|| format!("  {action:?}"));
-        match action {
-            Action::Ask(commit) => {
-                self.is_second = false;
-                self.tell_all(&ToWorker::Ask(commit));
-            }
-            Action::Publish(tid, commit) => {
-                self.is_second = true;
-                self.shared.published = tid;
-                self.tell_all(&ToWorker::View(commit));
-            }
-            Action::Drop(node, _) => {
-                let none = self.shared.is(match self.is_second {
-                    true => Mutant::NoSecondDrop,
-                    false => Mutant::NoFirstDrop,
-                });
-                if !none {
-                    self.shared.notices.push_back(Notice::Drop(node));
-                    let full = self.shared.notices.len() == self.shared.notices_max;
-                    self.shared.counts.full += u64::from(full);
-                }
-                if none || self.shared.is(Mutant::ShowsTooEarly) {
-                    self.shared.to_control.push_back(ToControl::Dropped);
-                }
-            }
-            Action::Show(tid) => {
-                self.shared.show(tid);
-                self.tell_all(&ToWorker::Shown);
-            }
-        }
-    }
-}
-
-impl Running {
-    fn node(&self) -> NodeId {
-        match &self.notice {
-            Notice::Drop(node) | Notice::DropName(node) | Notice::Store { node, .. } => *node,
-        }
-    }
-}
-
-/// The notifier.
-impl World {
-    /// Whether it does not wait for a page.
-    fn notifier_can(&self) -> bool {
-        match &self.running {
-            None => !self.shared.notices.is_empty(),
-            Some(_) => self.waits_for_read().is_none(),
-        }
-    }
-
-    /// Which READ the notification under way waits for.
-    fn waits_for_read(&self) -> Option<u64> {
-        let running = self.running.as_ref()?;
-        let kernel = &self.shared.kernel;
-        let page = match &running.notice {
-            Notice::Drop(_) if self.shared.is(Mutant::InvalDoesNotWait) => return None,
-            Notice::Drop(node) => kernel.next_page(*node, running.page)?,
-            Notice::DropName(_) => return None,
-            Notice::Store { .. } => running.page,
+            None => shared.rng.pick(&old),
         };
-        kernel.holder(running.node(), page)
-    }
-
-    /// Begins a notice, or does the next page.
-    fn notifier(&mut self) {
-        let Some(mut running) = self.running.take() else {
-            self.begin();
-            if self.waits_for_read().is_some() {
-                self.shared.counts.lock_waits += 1;
+        let inode = &kernel.inodes[&node];
+        let is_busy = kernel.is_busy(inode.rev, inode.file) || self.notifier.holds(node);
+        let (of, size) = (
+            (inode.rev, inode.file),
+            usize::try_from(inode.size).unwrap(),
+        );
+        match shared.rng.below(8) {
+            0..=1 => {
+                kernel.ask(of, node, Op::Open, at);
             }
-            return;
-        };
-        let kernel = &mut self.shared.kernel;
-        match &running.notice {
-            Notice::Drop(node) => match kernel.next_page(*node, running.page) {
-                Some(page) => {
-                    if kernel.holder(*node, page).is_none() {
-                        kernel.set(*node, page, Page::Absent);
-                    }
-                    running.page = page + 1;
-                    self.running = Some(running);
-                }
-                None => self.dropped(),
-            },
-            Notice::DropName(_) => unreachable!("it is done at once"),
-            Notice::Store { node, off, data } => {
-                let first = usize::try_from(*off).unwrap() / PAGE;
-                let part = &data[(running.page - first) * PAGE..];
-                let part = &part[..part.len().min(PAGE)];
-                let mut bytes = [0; PAGE];
-                bytes[..part.len()].copy_from_slice(part);
-                let (node, page, len) = (*node, running.page, part.len());
-                let more = (page + 1 - first) * PAGE < data.len();
-                // A page that ends early is valid when the file ends with it.
-                if len == PAGE || kernel.inodes[&node].size == *off + data.len() as u64 {
-                    kernel.set(node, page, Page::Cached(bytes));
-                    self.shared.check_pages(node, page..page + 1);
-                }
-                running.page += 1;
-                self.running = more.then_some(running);
+            2..=3 if size > 0 && kernel.reads.len() < READS_MAX => {
+                let first = shared.rng.below(size.div_ceil(PAGE));
+                let want = shared.rng.pick(&[1, 2, 4]).min(size.div_ceil(PAGE) - first);
+                kernel.read(node, first, want, at);
             }
-        }
-        if self.waits_for_read().is_some() {
-            self.shared.counts.lock_waits += 1;
-        }
-    }
-
-    fn begin(&mut self) {
-        let shared = &mut self.shared;
-        let at = shared.is(Mutant::StoresOvertaken).then(|| {
-            let is_drop = |n: &Notice| matches!(n, Notice::Drop(_));
-            shared.notices.iter().position(is_drop).unwrap_or(0)
-        });
-        let notice = shared
-            .notices
-            .remove(at.unwrap_or(0))
-            .expect("there is one");
-        shared.say(|| format!("  {notice:?}"));
-        let (there, page) = match &notice {
-            Notice::Drop(node) => (shared.kernel.drop_begins(*node), 0),
-            Notice::DropName(node) => {
-                shared.kernel.names.retain(|_, named| named != node);
-                (false, 0)
-            }
-            Notice::Store { node, off, data } => {
-                let end = off + data.len() as u64;
-                let there = !data.is_empty() && shared.kernel.store_begins(*node, end);
-                (there, usize::try_from(*off).unwrap() / PAGE)
-            }
-        };
-        match (there, &notice) {
-            (true, _) => self.running = Some(Running { notice, page }),
-            (false, Notice::Drop(_)) => self.dropped(),
-            (false, Notice::DropName(_) | Notice::Store { .. }) => {}
-        }
-    }
-
-    fn dropped(&mut self) {
-        self.shared.counts.drops += 1;
-        if !self.shared.is(Mutant::ShowsTooEarly) {
-            self.shared.to_control.push_back(ToControl::Dropped);
+            4 => (0..PAGES).for_each(|page| kernel.evict(node, page)),
+            5..=6 if !is_busy => kernel.forget(node, at, newest),
+            _ => {}
         }
     }
 }
@@ -512,23 +363,19 @@ impl World {
         if self.shared.counts.steps.is_multiple_of(64) {
             self.shared.check_all();
         }
-        if self.head.at() < self.shared.shown {
-            let text = format!(
-                "head is at {}, {} is shown",
-                self.head.at(),
-                self.shared.shown
-            );
+        let (at, shown) = (self.control.head.at(), self.shared.shown);
+        if at < shown {
+            let text = format!("head is at {at}, {shown} is shown");
             self.shared.fail(What::Order, text);
         }
         self.wait_graph();
-        if let Some(read) = graph::read_without_load(&self.waits) {
-            self.shared
-                .fail(What::Lost, format!("no load is under way for READ {read}"));
-        }
-        if self.shared.rules.graph
-            && let Some(path) = graph::offence(&self.waits)
-        {
-            self.shared.fail(What::Waits, path);
+        if self.shared.rules.graph {
+            let (shared, notifier) = (&self.shared, &self.notifier);
+            let is_own = |read| notifier.drops_of(shared, read);
+            let is_head = |read| shared.kernel.rev_of(read) == Some(Rev::Head);
+            if let Some(path) = graph::offence(&self.waits, is_head, is_own) {
+                self.shared.fail(What::Waits, path);
+            }
         }
     }
 
@@ -536,29 +383,48 @@ impl World {
     fn wait_graph(&mut self) {
         let mut waits = std::mem::take(&mut self.waits);
         waits.clear();
-        let mut reads = Vec::new();
+        let mut requests = Vec::new();
         for worker in &self.workers {
-            worker.reads(&mut reads);
+            worker.reads(&mut requests);
+            let opening = worker.opening.iter();
+            waits.extend(opening.map(|r| (Node::Open(r.unique), Node::Keeper)));
         }
-        waits.extend(reads.into_iter().map(|(read, what)| match what {
-            WaitsFor::Load => Wait::ReadForLoad(read),
-            WaitsFor::Advance => Wait::ReadForAdvance(read),
-            WaitsFor::Nothing => Wait::ReadForNothing(read),
-        }));
-        if !self.head.is_quiet() {
-            let first = self.running.iter().map(|r| &r.notice);
-            for (i, notice) in first.chain(&self.shared.notices).enumerate() {
-                if i > 0 {
-                    waits.push(Wait::NoticeForNotice(i));
-                }
-                if matches!(notice, Notice::Drop(_)) {
-                    waits.push(Wait::AdvanceForNotice(i));
+        for (unique, what) in requests {
+            let request = Node::Request(unique);
+            match what {
+                WaitsFor::Load => waits.push((request, Node::Load)),
+                WaitsFor::Advance => waits.push((request, Node::Advance)),
+                WaitsFor::Nothing => {
+                    let text = format!("no load is under way for {unique}");
+                    self.shared.fail(What::Lost, text);
                 }
             }
         }
-        if let Some(read) = self.waits_for_read() {
-            waits.push(Wait::NoticeForRead(read));
-        }
+        self.notifier.waits(&self.shared, &mut waits);
         self.waits = waits;
+    }
+
+    /// When nothing is under way, the history knows of every page.
+    fn check_tracked(&mut self) {
+        let shared = &mut self.shared;
+        let mut cached = Vec::new();
+        for (node, inode) in &shared.kernel.inodes {
+            if inode.rev != Rev::Head || shared.is_gone(*node) {
+                continue;
+            }
+            let blksize = shared.data.blksize(inode.file);
+            for page in 0..PAGES {
+                if matches!(inode.pages[page], Page::Cached(_)) {
+                    let (lo, hi) = ((page * PAGE) as u64, ((page + 1) * PAGE - 1) as u64);
+                    cached.extend((lo / blksize..=hi / blksize).map(|blk| (inode.file, blk)));
+                }
+            }
+        }
+        for (file, blk) in cached {
+            if !self.control.knows(shared.data.oid(file), blk) {
+                let text = format!("block {blk} of file {file} is cached and not tracked");
+                return shared.fail(What::Untracked, text);
+            }
+        }
     }
 }

@@ -92,6 +92,11 @@ impl FileWriter {
         self
     }
 
+    /// The same for commits from now on.
+    pub fn set_synced(&mut self, sync: bool) {
+        self.sync = sync;
+    }
+
     /// Tid of the last transaction.
     pub fn last(&self) -> Tid {
         self.ends.last

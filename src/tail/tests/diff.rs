@@ -9,13 +9,13 @@ use crate::zodb::{Ask, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps of the random test, and its first seed: `ZRING_STEPS`, `ZRING_SEED`.
-fn bounds() -> (usize, u64) {
+pub(super) fn bounds(normal: u64) -> (usize, u64) {
     let number = |name, normal| {
         let text = std::env::var(name).ok();
         text.map_or(normal, |text| text.parse::<u64>().expect(name))
     };
     (
-        usize::try_from(number("ZRING_STEPS", 20_000)).unwrap(),
+        usize::try_from(number("ZRING_STEPS", normal)).unwrap(),
         number("ZRING_SEED", 1),
     )
 }
@@ -46,7 +46,7 @@ fn range(path: &[crate::zodb::btree::PathNode]) -> KeyRange {
 }
 
 /// All keys that share a leaf with one of these, in either state, and with one of those, and so on.
-fn closure(keys: &KeySet, old: &Leaves, new: &Leaves) -> KeySet {
+pub(super) fn closure(keys: &KeySet, old: &Leaves, new: &Leaves) -> KeySet {
     let mut all = keys.clone();
     loop {
         let before = all.clone();
@@ -90,7 +90,7 @@ fn tracking(keys: &KeySet, leaves: &Leaves) -> TrackedTree {
 /// Commits to random trees; some leaves are tracked from the start, some more after each commit.
 #[test]
 fn differences_are_those_of_the_whole_trees() {
-    let (steps, first) = bounds();
+    let (steps, first) = bounds(20_000);
     let (mut done, mut seed, mut gains, mut spared) = (0, first, 0, 0);
     while done < steps {
         let mut rng = Rng(seed);

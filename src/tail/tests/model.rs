@@ -14,25 +14,31 @@ pub(super) const TREE: TreeRef = TreeRef {
 };
 /// Keys are from here ..
 const KEY_MIN: i64 = -3;
-/// .. to here.
+/// .. so many; and the greatest there is.
 const KEYS: usize = 120;
 
+/// Oid of the first block.
+pub(super) const BLOCK: u64 = 1_000_000;
+/// Blocks there are, few, so that many keys share them.
+pub(super) const BLOCKS: usize = 6;
+
 #[derive(Clone, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Inner(Vec<i64>, Vec<Model>),
     Leaf(BTreeMap<i64, u64>),
 }
 
 /// A node of the tree.
 #[derive(Clone, Debug)]
-struct Model {
-    oid: Oid,
-    kind: Kind,
+pub(super) struct Model {
+    pub(super) oid: Oid,
+    pub(super) kind: Kind,
 }
 
 /// A tree as of one state; without a root there is none.
 #[derive(Clone, Debug)]
 pub(super) struct State {
+    oid: Oid,
     root: Option<Model>,
     /// The next oid of a node; oids of blocks are above all of them.
     next: u64,
@@ -43,7 +49,10 @@ pub(super) type Leaves = Vec<(Vec<PathNode>, BTreeMap<i64, u64>)>;
 
 /// A key of this range, if a few tries find one.
 fn key(rng: &mut Rng, cover: Coverage) -> i64 {
-    let mut draw = || KEY_MIN + i64::try_from(rng.below(KEYS)).unwrap();
+    let mut draw = || match rng.one_in(60) {
+        true => i64::MAX,
+        false => KEY_MIN + i64::try_from(rng.below(KEYS)).unwrap(),
+    };
     let tries: [i64; 6] = std::array::from_fn(|_| draw());
     tries
         .into_iter()
@@ -52,15 +61,27 @@ fn key(rng: &mut Rng, cover: Coverage) -> i64 {
 }
 
 fn block(rng: &mut Rng) -> u64 {
-    1_000_000 + rng.below(6) as u64
+    BLOCK + rng.below(BLOCKS) as u64
 }
 
 impl State {
     /// An empty tree.
     pub(super) fn new() -> Self {
+        Self::rooted(ROOT)
+    }
+
+    /// An empty tree with this root; further nodes have the oids after it.
+    pub(super) fn rooted(oid: Oid) -> Self {
         let kind = Kind::Leaf(BTreeMap::new());
-        let root = Some(Model { oid: ROOT, kind });
-        Self { root, next: 2 }
+        let root = Some(Model { oid, kind });
+        let next = oid.0 + 1;
+        Self { oid, root, next }
+    }
+
+    /// A tree with this root, or without one.
+    pub(super) fn of(oid: Oid, root: Option<Model>) -> Self {
+        let next = oid.0 + 1000;
+        Self { oid, root, next }
     }
 
     /// Changes it in up to `most` ways.
@@ -69,7 +90,7 @@ impl State {
             if rng.one_in(200) {
                 self.root = match self.root {
                     Some(_) => None,
-                    None => Self::new().root,
+                    None => Self::rooted(self.oid).root,
                 };
             }
             let next = &mut self.next;
@@ -91,7 +112,10 @@ impl State {
     /// All leaves; a tree that is not there is a leaf without keys.
     pub(super) fn leaves(&self) -> Leaves {
         let cover = Coverage::ALL;
-        let path = vec![PathNode { oid: ROOT, cover }];
+        let path = vec![PathNode {
+            oid: self.oid,
+            cover,
+        }];
         let mut leaves = Vec::new();
         match &self.root {
             Some(root) => root.leaves(path, &mut leaves),

@@ -120,6 +120,9 @@ impl RetrieveId {
     /// The RETRIEVE of no bytes that wakes a queue (kernel-note 0011); the others count from 0.
     pub const KICK: Self = Self(u32::MAX);
 
+    /// The RETRIEVE that tells whether a kernel gives back pages that nobody filled.
+    pub const PROBE: Self = Self(u32::MAX - 1);
+
     /// The `unique` its answer will carry.
     pub fn unique(self) -> u64 {
         1 << 62 | u64::from(self.0) << 1

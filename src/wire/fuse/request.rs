@@ -83,6 +83,8 @@ pub enum Op<'a> {
         off: u64,
         /// Bytes wanted.
         size: u32,
+        /// open(2) flags.
+        flags: u32,
     },
     /// Names of a directory.
     Readdir {
@@ -231,6 +233,7 @@ impl<'a> Op<'a> {
                         fh: Fh(read.fh),
                         off,
                         size,
+                        flags: read.flags,
                     },
                     _ => Self::Readdir { off, size },
                 }

@@ -15,7 +15,7 @@ impl fmt::Display for Request<'_> {
             Op::Release { dir, fh } => {
                 write!(f, "RELEASE{} {}", if dir { "DIR" } else { "" }, fh.0)
             }
-            Op::Read { fh, off, size } => write!(f, "READ fh{} {off}+{size}", fh.0),
+            Op::Read { fh, off, size, .. } => write!(f, "READ fh{} {off}+{size}", fh.0),
             Op::Readdir { off, size } => write!(f, "READDIR {off}+{size}"),
             Op::Write { fh, off, data } => write!(f, "WRITE fh{} {off}+{}", fh.0, data.len()),
             Op::Statfs => f.write_str("STATFS"),

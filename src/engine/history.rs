@@ -1,0 +1,103 @@
+//! What the history looks into: the workers' notes, and objects of the database.
+//!
+//! Loads block: control waits for the disk, no reader does.
+
+use crate::base::limit;
+use crate::base::tidtime::UnixTime;
+use crate::base::{Oid, Tid};
+use crate::fs::cache::Kept;
+use crate::fs::history;
+use crate::fs::states::Known;
+use crate::fs::track::Note;
+use crate::store::file::FileView;
+use crate::store::{LoadError, Loaded};
+use crate::tail::States;
+use crate::zodb::need::{Absent, Lookup};
+use crate::zodb::object::decode_within;
+use crossbeam_channel::Receiver;
+use std::sync::Arc;
+
+/// How long a change is remembered at least, if nobody needs it longer.
+const REMEMBERED_S: i64 = 60;
+
+/// The history of a mount.
+pub(super) type History = history::History<Source>;
+
+/// The database failed while the history asked for it.
+#[derive(Debug, thiserror::Error)]
+#[error("object {oid} @{at}: {error}")]
+pub(super) struct Unloaded {
+    oid: Oid,
+    at: Tid,
+    error: LoadError,
+}
+
+/// What need not be remembered when head is `head`.
+pub(super) fn old_before(head: Tid) -> Option<Tid> {
+    let time = head.time();
+    Tid::from_time(UnixTime {
+        sec: time.sec - REMEMBERED_S,
+        nsec: time.nsec,
+    })
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Source {
+    notes: Vec<Receiver<Note>>,
+    known: Known,
+    view: FileView,
+    max_record: usize,
+}
+
+impl Source {
+    /// One inbox for each worker; objects as of `view` and what was before.
+    pub(super) fn new(view: FileView, notes: Vec<Receiver<Note>>, max_record: usize) -> Self {
+        Self {
+            notes,
+            known: Known::new(view.at(), limit::HISTORY_CACHE_BYTES),
+            view,
+            max_record,
+        }
+    }
+
+    /// The database goes on.
+    pub(super) fn show(&mut self, view: &FileView) {
+        self.view = view.clone();
+    }
+}
+
+impl States for Source {
+    fn get(&self, at: Tid, oid: Oid) -> Lookup<'_> {
+        self.known.get(at, oid)
+    }
+}
+
+impl history::Source for Source {
+    type Error = Unloaded;
+
+    fn next_note(&mut self, worker: usize) -> Option<Note> {
+        self.notes[worker].try_recv().ok()
+    }
+
+    fn known(&mut self) -> &mut Known {
+        &mut self.known
+    }
+
+    fn head(&self) -> Tid {
+        self.view.at()
+    }
+
+    fn load(&mut self, at: Tid, oid: Oid) -> Result<Kept<()>, Unloaded> {
+        Ok(match self.view.load(oid, at) {
+            Ok(Loaded { serial, data }) => match decode_within(data, self.max_record) {
+                Ok(object) => Kept::Object(Arc::new(object), serial),
+                Err(error) => Kept::Broken(error),
+            },
+            Err(LoadError::NoObject) => Kept::Absent(Absent::NoObject),
+            Err(LoadError::NotYet) => Kept::Absent(Absent::NotYet),
+            Err(LoadError::Deleted { .. }) => Kept::Absent(Absent::Deleted),
+            Err(error) => return Err(Unloaded { oid, at, error }),
+        })
+    }
+}

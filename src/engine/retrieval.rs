@@ -1,0 +1,192 @@
+//! Pages of blocks that are about to change, asked of the kernel and given back by it.
+//!
+//! A RETRIEVE waits for no page and is answered to whatever worker the kernel likes, in any order, mostly within microseconds.
+//! What comes back is used only if the kernel had the whole block and its sum is that of what it was given.
+
+use crate::base::{BlkNo, NodeId};
+use crate::fs::kept::{Piece, Place};
+use crate::fs::pagecache::{self, PAGE};
+use crate::kernel::mount::Connection;
+use crate::kernel::notify::{Told, tell};
+use crate::tail::Seen;
+use crate::wire::fuse::notify::{Head, RetrieveId, RetrieveLen};
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use std::time::{Duration, Instant};
+
+/// Bytes of one RETRIEVE: half a payload, so that two fit a block of 1 MiB less its page evenly.
+const PIECE_BYTES: u64 = 512 << 10;
+
+#[derive(Debug)]
+struct Block {
+    place: Place,
+    off: u64,
+    blksize: u64,
+    /// What the kernel was given.
+    seen: Seen,
+    pieces: Vec<Piece>,
+    whole: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Retrieval {
+    blocks: Vec<Block>,
+    /// What is not answered: block, first byte, bytes.
+    open: FxHashMap<RetrieveId, (usize, u64, usize)>,
+    /// Numbers given; an answer that comes too late finds its number unknown.
+    given: u32,
+    deadline: Option<Instant>,
+}
+
+impl Retrieval {
+    /// Asks for one block.
+    pub(super) fn ask(
+        &mut self,
+        connection: &Connection,
+        place: Place,
+        (node, blk, blksize): (NodeId, BlkNo, u64),
+        seen: Seen,
+    ) {
+        let (at, off) = (self.blocks.len(), blk.0 * blksize);
+        let mut done = 0;
+        let mut whole = true;
+        while done < blksize && whole {
+            let len = RetrieveLen::clamp(PIECE_BYTES.min(blksize - done), 1 << 20);
+            let id = RetrieveId(self.given);
+            self.given = (self.given + 1) % RetrieveId::PROBE.0;
+            let bytes = len.bytes() as usize;
+            self.open.insert(id, (at, off + done, bytes));
+            let head = Head::retrieve(id, node, off + done, len);
+            if tell(&connection.fuse, &head, &[]) != Ok(Told::Done) {
+                self.open.remove(&id);
+                whole = false;
+            }
+            done += u64::from(len.bytes());
+        }
+        self.blocks.push(Block {
+            place,
+            off,
+            blksize,
+            seen,
+            pieces: Vec::new(),
+            whole,
+        });
+    }
+
+    /// All is asked: `true` if nothing is to be waited for.
+    pub(super) fn begin(&mut self, patience: Duration) -> bool {
+        if self.open.is_empty() {
+            self.blocks.clear();
+            return true;
+        }
+        self.deadline = Some(Instant::now() + patience);
+        false
+    }
+
+    /// Pages came; true when they were the last.
+    pub(super) fn came(&mut self, id: RetrieveId, off: u64, data: Bytes) -> bool {
+        let Some((at, first, bytes)) = self.open.remove(&id) else {
+            return false; // too late
+        };
+        let block = &mut self.blocks[at];
+        block.whole &= off == first && data.len() == bytes;
+        block.pieces.push((off, data));
+        self.open.is_empty()
+    }
+
+    /// Whether it takes too long.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// How long it may take still.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let deadline = self.deadline?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// What is whole and right; the rest is given up.
+    pub(super) fn end(&mut self) -> Vec<(Place, Vec<Piece>)> {
+        self.deadline = None;
+        let missing: Vec<usize> = self.open.drain().map(|(_, (at, ..))| at).collect();
+        for at in missing {
+            self.blocks[at].whole = false;
+        }
+        let blocks = self
+            .blocks
+            .drain(..)
+            .filter(|block| block.whole && block.is_right());
+        blocks.map(|block| (block.place, block.pieces)).collect()
+    }
+}
+
+impl Block {
+    fn is_right(&self) -> bool {
+        let mut back = Seen::default();
+        for (off, data) in &self.pieces {
+            back.add(pagecache::seen((off - self.off) / PAGE as u64, data));
+        }
+        u64::from(back.pages) * PAGE as u64 == self.blksize && self.seen.is_of(back)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Oid, Tid};
+
+    const BLKSIZE: u64 = 8192;
+
+    /// A block of which the kernel was given `given`, asked for in pieces of a page.
+    fn asked(given: &[u8]) -> Retrieval {
+        let mut retrieval = Retrieval::default();
+        for (id, off) in [(0, BLKSIZE), (1, BLKSIZE + 4096)] {
+            retrieval.open.insert(RetrieveId(id), (0, off, 4096));
+        }
+        retrieval.blocks.push(Block {
+            place: (Oid(1), Tid(2)),
+            off: BLKSIZE,
+            blksize: BLKSIZE,
+            seen: pagecache::seen(0, given),
+            pieces: Vec::new(),
+            whole: true,
+        });
+        assert!(!retrieval.begin(Duration::from_secs(9)));
+        retrieval
+    }
+
+    fn page(byte: u8) -> Bytes {
+        vec![byte; 4096].into()
+    }
+
+    fn answered(given: &[u8], answers: &[(u32, u64, Bytes)]) -> usize {
+        let mut retrieval = asked(given);
+        for (id, off, data) in answers {
+            retrieval.came(RetrieveId(*id), *off, data.clone());
+        }
+        retrieval.end().len()
+    }
+
+    /// D2: whatever the kernel gives back, only what it was given is kept.
+    #[test]
+    fn d02_pages_that_are_not_what_was_given_are_not_kept() {
+        let given = [page(7), page(8)].concat();
+        let (first, second) = (BLKSIZE, BLKSIZE + 4096);
+        let kept = |answers: &[(u32, u64, Bytes)]| answered(&given, answers);
+        // In either order.
+        assert_eq!(kept(&[(0, first, page(7)), (1, second, page(8))]), 1);
+        assert_eq!(kept(&[(1, second, page(8)), (0, first, page(7))]), 1);
+        // A page nobody filled, pages in each other's place, less than a page, nothing, no answer.
+        assert_eq!(kept(&[(0, first, page(7)), (1, second, page(0))]), 0);
+        assert_eq!(kept(&[(0, first, page(8)), (1, second, page(7))]), 0);
+        let part = page(8).slice(..100);
+        assert_eq!(kept(&[(0, first, page(7)), (1, second, part)]), 0);
+        assert_eq!(kept(&[(0, first, page(7)), (1, second, Bytes::new())]), 0);
+        assert_eq!(kept(&[(0, first, page(7))]), 0);
+        // An answer from elsewhere, or to another question.
+        assert_eq!(kept(&[(0, first, page(7)), (1, first, page(8))]), 0);
+        assert_eq!(kept(&[(0, first, page(7)), (9, second, page(8))]), 0);
+    }
+}

@@ -1,0 +1,156 @@
+//! Revisions of objects, and the states of the database that each is right for.
+//!
+//! What a transaction made of an object is a revision; the transaction is its *serial*. It is what the object is from
+//! there on, until the object changes again. Nobody tells when that was, so each revision has a span of states
+//! that it is *known* to be right for, and that grows with what is learnt (`extend`, `Generation::close`):
+//!
+//! ```text
+//!      found at head                          head moves on and changes it
+//!   ------------------> open: [serial, head] ------------------------------+
+//!                          ^                                               v
+//!      found at @tid       | found at head too               closed: [serial, the head before]
+//!   ------------------> closed: [serial, tid]
+//!                          \ found at a later @tid: grows
+//! ```
+//!
+//! An open revision is right for every state from its serial up to the worker's head, wherever that is. Spans of one
+//! object's revisions never overlap, and an open one is the newest; so each state finds one revision at most.
+
+use crate::base::{Oid, Rev, Tid};
+use rustc_hash::FxHashMap;
+use std::cell::Cell;
+use std::collections::hash_map::Entry;
+
+/// An object as a transaction made it.
+#[derive(Debug)]
+pub(super) struct Revision<T> {
+    pub(super) serial: Tid,
+    /// The last state it is known to be right for.
+    pub(super) until: Rev,
+    /// Somebody asked for it since it was put where it is.
+    pub(super) used: Cell<bool>,
+    pub(super) kept: T,
+}
+
+impl<T> Revision<T> {
+    /// As it was found at `rev`.
+    pub(super) fn new(serial: Tid, rev: Rev, kept: T) -> Self {
+        Self {
+            serial,
+            until: rev,
+            used: Cell::new(false),
+            kept,
+        }
+    }
+
+    /// Whether it is known to be right for a state that is not before its serial, nor beyond head.
+    fn reaches(&self, rev: Rev) -> bool {
+        match (self.until, rev) {
+            (Rev::Head, _) => true,
+            (Rev::At(until), Rev::At(tid)) => tid <= until,
+            (Rev::At(_), Rev::Head) => false,
+        }
+    }
+
+    /// It was found at `rev` too.
+    pub(super) fn extend(&mut self, rev: Rev) {
+        if !self.reaches(rev) {
+            self.until = rev;
+        }
+    }
+}
+
+/// Revisions of one object. Mostly there is one, which is found without another look elsewhere.
+#[derive(Debug)]
+struct Revisions<T> {
+    newest: Revision<T>,
+    /// By serial, oldest first.
+    older: Vec<Revision<T>>,
+}
+
+impl<T> Revisions<T> {
+    fn at(&self, rev: Rev) -> Option<&Revision<T>> {
+        let last = match rev {
+            Rev::At(tid) if tid < self.newest.serial => {
+                let newer = self.older.partition_point(|r| r.serial <= tid);
+                self.older[..newer].last()?
+            }
+            _ => &self.newest,
+        };
+        last.reaches(rev).then_some(last)
+    }
+
+    fn put(&mut self, mut revision: Revision<T>) {
+        debug_assert_ne!(revision.serial, self.newest.serial);
+        if revision.serial > self.newest.serial {
+            std::mem::swap(&mut self.newest, &mut revision);
+        }
+        let newer = self.older.partition_point(|r| r.serial < revision.serial);
+        self.older.insert(newer, revision);
+    }
+}
+
+/// Revisions of many objects.
+#[derive(Debug)]
+pub(super) struct Generation<T>(FxHashMap<Oid, Revisions<T>>);
+
+impl<T> Default for Generation<T> {
+    fn default() -> Self {
+        Self(FxHashMap::default())
+    }
+}
+
+impl<T> Generation<T> {
+    /// What an object's place takes in the table.
+    pub(super) const PLACE_BYTES: usize = size_of::<(Oid, Revisions<T>)>();
+
+    /// The revision that is known to be right for a state, which must not be beyond head.
+    pub(super) fn get(&self, rev: Rev, oid: Oid) -> Option<&Revision<T>> {
+        self.0.get(&oid)?.at(rev)
+    }
+
+    /// Puts in a revision that is not here.
+    pub(super) fn put(&mut self, oid: Oid, revision: Revision<T>) {
+        match self.0.entry(oid) {
+            Entry::Occupied(entry) => entry.into_mut().put(revision),
+            Entry::Vacant(entry) => {
+                let older = Vec::new();
+                entry.insert(Revisions {
+                    newest: revision,
+                    older,
+                });
+            }
+        }
+    }
+
+    /// Takes out a revision.
+    pub(super) fn take(&mut self, oid: Oid, serial: Tid) -> Option<Revision<T>> {
+        let Entry::Occupied(mut entry) = self.0.entry(oid) else {
+            return None;
+        };
+        let revisions = entry.get_mut();
+        if revisions.newest.serial != serial {
+            let found = revisions.older.binary_search_by_key(&serial, |r| r.serial);
+            return found.ok().map(|at| revisions.older.remove(at));
+        }
+        match revisions.older.pop() {
+            Some(before) => Some(std::mem::replace(&mut revisions.newest, before)),
+            None => Some(entry.remove().newest),
+        }
+    }
+
+    /// Head's revision of an object is known up to `last`, and no longer head's.
+    pub(super) fn close(&mut self, oid: Oid, last: Tid) {
+        if let Some(Revisions { newest, .. }) = self.0.get_mut(&oid)
+            && newest.until == Rev::Head
+        {
+            debug_assert!(newest.serial <= last, "made after the state it was head's");
+            newest.until = Rev::At(last);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.values().map(|r| 1 + r.older.len()).sum()
+    }
+}

@@ -1,0 +1,597 @@
+//! Control, as `engine::control` drives head and the history, and `engine::retrieval` keeps old pages.
+//!
+//! Real: `fs::advance::Head`, `fs::history` with all of `tail` behind it, `fs::kept`. One thing that it does is one step.
+
+use crate::data::{PAGE, Records, SCALE, load};
+use crate::mutant::Mutant;
+use crate::rng::Rng;
+use crate::shared::{Keep, Notes, Published, Shared, Store, ToControl, ToWorker, What, seen};
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use zring::base::{BlkNo, NodeId, Oid, Rev, Tid};
+use zring::fs::advance::{Action, Change, Changed, Drop, Event, Head};
+use zring::fs::cache::Kept;
+use zring::fs::history::{self, Effect, Failed, History, Lost, Passing, Why};
+use zring::fs::kept::{Piece, Place};
+use zring::fs::states::Known;
+use zring::fs::track::Note;
+use zring::tail::{Seen, States};
+use zring::zodb::need::{Absent, Lookup};
+
+/// Bytes of one RETRIEVE.
+const PIECE_BYTES: u64 = 2 * PAGE as u64;
+/// Transactions after one that nobody could tell the changes of, in which a file may be astray still.
+const ASTRAY_MAX: u64 = 3;
+
+/// What the history looks into, as `engine::history`.
+#[derive(Debug)]
+pub(crate) struct Source {
+    notes: Notes,
+    taken: Vec<u64>,
+    records: Records,
+    known: Known,
+    /// The newest state that there is.
+    view: Tid,
+    rng: Rng,
+    /// One load in so many fails.
+    failing: usize,
+}
+
+impl States for Source {
+    fn get(&self, at: Tid, oid: Oid) -> Lookup<'_> {
+        self.known.get(at, oid)
+    }
+}
+
+impl history::Source for Source {
+    type Error = ();
+
+    fn next_note(&mut self, worker: usize) -> Option<Note> {
+        let note = self.notes.borrow_mut()[worker].pop_front();
+        if let Some(Note::Taken(number)) = note {
+            self.taken[worker] = number;
+        }
+        note
+    }
+
+    fn known(&mut self) -> &mut Known {
+        &mut self.known
+    }
+
+    fn head(&self) -> Tid {
+        self.view
+    }
+
+    fn load(&mut self, at: Tid, oid: Oid) -> Result<Kept<()>, ()> {
+        if self.rng.one_in(self.failing) {
+            return Err(());
+        }
+        Ok(match load(&self.records, oid, at) {
+            Some(record) => Kept::Object(record.object, record.serial),
+            None => Kept::Absent(Absent::NotYet),
+        })
+    }
+}
+
+impl Source {
+    /// For mutants: what becomes of notes as of the state before `number`.
+    fn before_pass(&mut self, number: u64, is_lost: bool) {
+        let mut notes = self.notes.borrow_mut();
+        for (inbox, &taken) in notes.iter_mut().zip(&self.taken) {
+            let is_new = |note: &Note| matches!(note, Note::Taken(n) if *n >= number);
+            let new = inbox.iter().position(is_new).unwrap_or(inbox.len());
+            if taken < number && is_lost {
+                inbox.drain(..new);
+            } else if taken < number {
+                inbox.push_front(Note::Taken(number));
+            }
+        }
+    }
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+enum Todo {
+    Tell(Event<Published>),
+    Do(Action<Published>),
+    /// Whether every worker has this state.
+    Check(u64),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) head: Head<Published>,
+    history: History<Source>,
+    retrieval: Retrieval,
+    lost: Vec<Lost>,
+    passing: Option<u64>,
+    published: u64,
+    /// The newest transaction that it knows.
+    known: Tid,
+    todo: VecDeque<Todo>,
+    /// The transaction under way, and why nobody could tell what one changed, by file.
+    next: Option<Published>,
+    excused: FxHashMap<usize, Tid>,
+    /// What has to be asked for when this transaction is looked at, and what is.
+    whole: Vec<(NodeId, u64)>,
+    asked: Vec<(NodeId, u64)>,
+}
+
+impl Control {
+    pub(crate) fn new(shared: &mut Shared, workers: usize) -> Self {
+        let at = shared.data.last();
+        let cache_bytes = shared.rng.pick(&[400, 100_000]);
+        let source = Source {
+            notes: Notes::clone(&shared.notes),
+            taken: vec![0; workers],
+            records: shared.data.records(),
+            known: Known::new(at, cache_bytes),
+            view: at,
+            rng: Rng::new(shared.rng.word()),
+            failing: shared.rng.pick(&[0, 0, 0, 100]),
+        };
+        Self {
+            head: Head::new(at),
+            history: History::new(at, workers, source),
+            retrieval: Retrieval::default(),
+            lost: Vec::new(),
+            passing: None,
+            published: 0,
+            known: at,
+            todo: VecDeque::new(),
+            next: None,
+            excused: FxHashMap::default(),
+            whole: Vec::new(),
+            asked: Vec::new(),
+        }
+    }
+
+    /// Whether nothing is under way, and all is known.
+    pub(crate) fn is_quiet(&self, shared: &Shared) -> bool {
+        let heard = self.todo.is_empty() && shared.to_control.is_empty();
+        heard && self.head.is_quiet() && self.known == shared.data.last()
+    }
+
+    pub(crate) fn can(&self, shared: &Shared) -> bool {
+        let hears = !shared.to_control.is_empty() || self.known < shared.data.last();
+        !self.todo.is_empty() || hears || self.retrieval.is_open || self.lets_go(shared)
+    }
+
+    /// Whether files are to be forgotten, for which no transaction comes.
+    fn lets_go(&self, shared: &Shared) -> bool {
+        let is_last = self.known == shared.data.last() && self.head.at() == self.known;
+        self.history.has_astray() && self.head.is_quiet() && is_last
+    }
+
+    /// Does one thing, or takes one message, or learns of a transaction.
+    pub(crate) fn turn(&mut self, shared: &mut Shared) {
+        match self.todo.pop_front() {
+            Some(Todo::Tell(event)) => return self.apply(shared, event),
+            Some(Todo::Do(action)) => {
+                shared.say(|| format!("  {action:?}"));
+                let next = self.carry_out(shared, action);
+                return self.todo.extend(next.map(Todo::Tell));
+            }
+            Some(Todo::Check(number)) => return self.check_passed(shared, number),
+            None => {}
+        }
+        if self.retrieval.is_open && shared.rng.one_in(30) {
+            shared.counts.too_late += 1;
+            return self.kept(shared);
+        }
+        match shared.to_control.pop_front() {
+            Some(message) => {
+                shared.say(|| format!("  {message:?}"));
+                self.hear(shared, message);
+            }
+            None if self.lets_go(shared) => self.commit(shared, self.known, Some([].into())),
+            None => self.poll(shared),
+        }
+    }
+
+    fn hear(&mut self, shared: &mut Shared, message: ToControl) {
+        match message {
+            ToControl::Look => match self.passing {
+                Some(number) if shared.passed(number) => {
+                    self.passing = None;
+                    self.apply(shared, Event::Passed);
+                }
+                Some(_) => {}
+                None => self.history.take_notes(),
+            },
+            ToControl::Dropped => self.apply(shared, Event::Dropped),
+            ToControl::Forgotten(nodes) => {
+                self.history.take_notes();
+                self.history.forgotten(&nodes);
+            }
+            ToControl::Retrieved { id, off, data } => {
+                if self.retrieval.came(id, off, data.into()) {
+                    self.kept(shared);
+                }
+            }
+        }
+    }
+
+    fn poll(&mut self, shared: &Shared) {
+        let Some(commit) = shared.data.next(self.known).cloned() else {
+            return;
+        };
+        self.known = commit.tid;
+        self.commit(shared, commit.tid, commit.oids);
+    }
+
+    fn commit(&mut self, shared: &Shared, tid: Tid, oids: Option<Arc<[Oid]>>) {
+        self.published += 1;
+        let published = Published {
+            number: self.published,
+            tid,
+            oids,
+            anew: Vec::new(),
+        };
+        self.apply(shared, Event::Commit(tid, published));
+    }
+
+    fn apply(&mut self, shared: &Shared, event: Event<Published>) {
+        shared.say(|| format!("  {event:?}"));
+        let mut actions = Vec::new();
+        self.head.apply(event, &mut actions);
+        self.todo.extend(actions.into_iter().map(Todo::Do));
+    }
+
+    fn carry_out(
+        &mut self,
+        shared: &mut Shared,
+        action: Action<Published>,
+    ) -> Option<Event<Published>> {
+        match action {
+            Action::Diff(tid, published) => {
+                shared.moving = true;
+                self.next = Some(published.clone());
+                self.history.source().view = tid;
+                self.whole = shared.whole_blocks(tid);
+                self.asked.clear();
+                let Published { number, oids, .. } = published;
+                let effect = self.history.look(Passing { number, tid, oids });
+                let effect = self.found(shared, effect, tid);
+                self.count_astray(shared, &effect.lost);
+                self.lost = effect.lost;
+                Some(Event::Diffed(scaled(effect.changes)))
+            }
+            Action::Keep(blocks) => self.keep(shared, blocks),
+            Action::Publish(_, published) => {
+                self.publish(shared, published);
+                None
+            }
+            Action::Join => {
+                let tid = self.head.under_way();
+                if shared.is(Mutant::LateNotesLost) || shared.is(Mutant::LateNotesAfter) {
+                    let is_lost = shared.is(Mutant::LateNotesLost);
+                    let number = self.next.as_ref().unwrap().number;
+                    self.history.source().before_pass(number, is_lost);
+                }
+                let effect = self.history.pass();
+                let effect = self.found(shared, effect, tid);
+                self.lose(shared, &effect.lost);
+                self.excuse(shared, &effect.lost, tid);
+                shared.counts.late += u64::from(!effect.changes.is_empty());
+                Some(Event::Joined(scaled(effect.changes)))
+            }
+            Action::Drop(tid, drops) => {
+                let drops: Vec<Drop> = drops.into_iter().map(unscaled).collect();
+                let excused = &self.excused;
+                shared.check_drops(tid, &drops, |file, changes| {
+                    let since = excused.get(&file);
+                    changes.epoch || since.is_some_and(|since| tid.0 <= since.0 + ASTRAY_MAX)
+                });
+                shared.drops.push_back((tid, drops));
+                shared
+                    .is(Mutant::ShowBeforeDropped)
+                    .then_some(Event::Dropped)
+            }
+            Action::Show(tid) => {
+                shared.show(tid);
+                shared.moving = false;
+                shared.to_all.push(ToWorker::Shown);
+                let cut = tid.0.saturating_sub(shared.rng.pick(&[1, 5, 1000]));
+                self.history.forget(Tid(cut));
+                None
+            }
+        }
+    }
+
+    fn found(
+        &mut self,
+        shared: &mut Shared,
+        effect: Result<Effect, Failed<()>>,
+        tid: Tid,
+    ) -> Effect {
+        let unfit = shared.unfit_files.drain(..).map(|file| (file, tid));
+        self.excused.extend(unfit);
+        let is_blind = effect.is_err();
+        shared.counts.blind += u64::from(is_blind);
+        if is_blind || self.next.as_ref().is_some_and(|next| next.oids.is_none()) {
+            self.excused
+                .extend((0..shared.data.files()).map(|file| (file, tid)));
+        }
+        effect.unwrap_or_else(|Failed { effect, .. }| effect)
+    }
+
+    /// Notes who may be astray in the next transactions, and why.
+    fn excuse(&mut self, shared: &mut Shared, lost: &[Lost], tid: Tid) {
+        self.count_astray(shared, lost);
+        for file in 0..shared.data.files() {
+            if shared.data.changes(file, tid).epoch {
+                self.excused.insert(file, tid);
+            }
+        }
+    }
+
+    fn count_astray(&self, shared: &mut Shared, lost: &[Lost]) {
+        let astray = lost.iter().filter(|lost| matches!(lost.why, Why::Astray));
+        shared.counts.astray += astray.count() as u64;
+    }
+
+    fn lose(&self, shared: &mut Shared, lost: &[Lost]) {
+        for Lost { oid, node, why } in lost {
+            match why {
+                Why::Damaged(error) => shared.fail(What::Torn, error.to_string()),
+                Why::Epoch => {
+                    let file = node.and_then(|node| shared.tree.retire(*oid, node));
+                    if let Some(file) = file {
+                        shared.counts.retired += 1;
+                        shared.push(Store::Name(file.id));
+                    }
+                }
+                Why::Astray => {}
+            }
+        }
+    }
+
+    fn publish(&mut self, shared: &mut Shared, mut published: Published) {
+        self.lose(shared, &self.lost);
+        if !shared.is(Mutant::AnewUntold) {
+            published.anew = self.history.anew();
+        }
+        let number = published.number;
+        self.check_asked(shared, published.tid);
+        if shared.newest < number {
+            shared.publish(published);
+        }
+        if number.is_multiple_of(4) && shared.rng.one_in(2) {
+            shared.to_all.push(ToWorker::Look);
+        }
+        self.todo.push_back(Todo::Check(number));
+    }
+
+    fn check_passed(&mut self, shared: &mut Shared, number: u64) {
+        if shared.passed(number) || shared.is(Mutant::DropBeforePassed) {
+            self.todo.push_back(Todo::Tell(Event::Passed));
+        } else {
+            shared.counts.awaited += 1;
+            self.passing = Some(number);
+        }
+    }
+
+    /// Whether the history knows a block, or that it does not know the file.
+    pub(crate) fn knows(&mut self, oid: Oid, blk: u64) -> bool {
+        self.history.take_notes();
+        let tracked = self.history.tail().tracked();
+        self.history.is_astray(oid) || tracked.is_explicit(oid, BlkNo(blk))
+    }
+}
+
+/// Old pages.
+impl Control {
+    fn keep(
+        &mut self,
+        shared: &mut Shared,
+        blocks: Vec<(NodeId, BlkNo)>,
+    ) -> Option<Event<Published>> {
+        let next = self.next.clone().expect("it is under way");
+        if shared.is(Mutant::PublishBeforeKeep) && shared.newest < next.number {
+            shared.publish(next);
+            self.todo.push_back(Todo::Do(Action::Keep(blocks)));
+            return None;
+        }
+        let at = self.head.at();
+        for (node, blk) in blocks {
+            let Some((blksize, seen)) = self.history.given(node, blk) else {
+                continue;
+            };
+            if !seen.is_whole(u32::try_from(blksize / PAGE as u64).unwrap()) {
+                continue;
+            }
+            let (Some(oid), Some(rev)) =
+                (self.history.oid(node), self.history.rev_at(node, blk, at))
+            else {
+                // The database failed.
+                self.asked.push((node, blk.0));
+                continue;
+            };
+            let rev = match shared.is(Mutant::KeptUnderWrongRev) {
+                true => next.tid,
+                false => rev,
+            };
+            self.asked.push((node, blk.0));
+            self.retrieval
+                .ask(shared, (oid, rev), (node, blk, blksize), seen);
+        }
+        self.retrieval.begin().then_some(Event::Kept)
+    }
+
+    /// What the kernel has whole was asked for, unless nobody can tell what is.
+    fn check_asked(&mut self, shared: &mut Shared, tid: Tid) {
+        let is_same = self.head.at() == tid;
+        for (node, blk) in std::mem::take(&mut self.whole) {
+            let file = shared.kernel.inodes.get(&node).map(|inode| inode.file);
+            let excused = file.is_none_or(|file| {
+                self.excused
+                    .get(&file)
+                    .is_some_and(|since| tid.0 <= since.0 + ASTRAY_MAX)
+            });
+            if is_same || excused || self.asked.contains(&(node, blk)) {
+                continue;
+            }
+            let text = format!("block {blk} of {node:?} is whole and not asked for @{tid}");
+            shared.fail(What::NotKept, text);
+        }
+    }
+
+    fn kept(&mut self, shared: &mut Shared) {
+        for (place, pieces) in self.retrieval.end(shared) {
+            shared.counts.kept += 1;
+            shared.check_kept(place, &pieces);
+            shared.kept.put(place, pieces);
+            let file = shared.tree.file(Rev::At(place.1), place.0);
+            let Some(file) = file.filter(|file| file.size() > 0) else {
+                continue;
+            };
+            shared.counts.kept_for_open += 1;
+            let (pieces, opener) = (shared.kept.take(place), None);
+            shared.keeps.push_back(Keep {
+                file,
+                pieces,
+                opener,
+            });
+        }
+        self.todo.push_back(Todo::Tell(Event::Kept));
+    }
+}
+
+/// What `fs::advance` is told, in its pages.
+fn scaled(mut changes: Vec<Change>) -> Vec<Change> {
+    for change in &mut changes {
+        if let Changed::Blocks { blksize, .. } = &mut change.what {
+            *blksize *= SCALE;
+        }
+    }
+    changes
+}
+
+fn unscaled(drop: Drop) -> Drop {
+    match drop {
+        Drop::Pages { node, off, len } => Drop::Pages {
+            node,
+            off: off / SCALE,
+            len: len / SCALE,
+        },
+        attributes => attributes,
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    place: Place,
+    off: u64,
+    blksize: u64,
+    seen: Seen,
+    pieces: Vec<Piece>,
+    whole: bool,
+    /// The kernel had all of it, as it was given.
+    promised: bool,
+}
+
+/// As `engine::retrieval`.
+#[derive(Debug, Default)]
+struct Retrieval {
+    blocks: Vec<Block>,
+    open: FxHashMap<u32, (usize, u64, usize)>,
+    given: u32,
+    is_open: bool,
+}
+
+impl Retrieval {
+    fn ask(
+        &mut self,
+        shared: &mut Shared,
+        place: Place,
+        (node, blk, blksize): (NodeId, BlkNo, u64),
+        seen: Seen,
+    ) {
+        let (at, off) = (self.blocks.len(), blk.0 * blksize);
+        let page = |at: u64| usize::try_from(at).unwrap() / PAGE;
+        let (mut done, mut whole) = (0, true);
+        while done < blksize && whole {
+            let len = PIECE_BYTES.min(blksize - done);
+            let id = self.given;
+            self.given += 1;
+            self.open
+                .insert(id, (at, off + done, usize::try_from(len).unwrap()));
+            let kernel = &mut shared.kernel;
+            if !kernel.retrieve(id, node, page(off + done), page(len)) {
+                self.open.remove(&id);
+                whole = false;
+            }
+            done += len;
+        }
+        shared.counts.asked += 1;
+        let pages = page(off)..page(off + blksize);
+        if shared.kernel.newest(node, pages) > shared.shown {
+            let text = format!("{place:?} is asked for when newer pages are there");
+            shared.fail(What::Kept, text);
+        }
+        let promised = shared.kernel.has_all(node, page(off)..page(off + blksize));
+        shared.counts.promised += u64::from(promised);
+        self.blocks.push(Block {
+            place,
+            off,
+            blksize,
+            seen,
+            pieces: Vec::new(),
+            whole,
+            promised,
+        });
+    }
+
+    fn begin(&mut self) -> bool {
+        self.is_open = !self.open.is_empty();
+        if !self.is_open {
+            self.blocks.clear();
+        }
+        !self.is_open
+    }
+
+    fn came(&mut self, id: u32, off: u64, data: Bytes) -> bool {
+        let Some((at, first, bytes)) = self.open.remove(&id) else {
+            return false;
+        };
+        let block = &mut self.blocks[at];
+        block.whole &= off == first && data.len() == bytes;
+        block.pieces.push((off, data));
+        self.open.is_empty()
+    }
+
+    fn end(&mut self, shared: &mut Shared) -> Vec<(Place, Vec<Piece>)> {
+        self.is_open = false;
+        let missing: Vec<usize> = self.open.drain().map(|(_, (at, ..))| at).collect();
+        for at in missing {
+            self.blocks[at].whole = false;
+            self.blocks[at].promised = false;
+        }
+        let mut out = Vec::new();
+        for block in self.blocks.drain(..) {
+            let is_right = block.is_right();
+            shared.counts.refused += u64::from(block.whole && !is_right);
+            if block.whole && (is_right || shared.is(Mutant::SumNotChecked)) {
+                out.push((block.place, block.pieces));
+            } else if block.promised {
+                let text = format!("{:?} at {} is not kept", block.place, block.off);
+                shared.fail(What::NotKept, text);
+            }
+        }
+        out
+    }
+}
+
+impl Block {
+    fn is_right(&self) -> bool {
+        let mut back = Seen::default();
+        for (off, data) in &self.pieces {
+            back.add(seen((off - self.off) / PAGE as u64, data));
+        }
+        u64::from(back.pages) * PAGE as u64 == self.blksize && self.seen.is_of(back)
+    }
+}

@@ -1,0 +1,77 @@
+//! How often what was meant to happen did: a run in which something hardly ever happened says little.
+
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// How often what was meant to happen did.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub(crate) struct Counts { $($(#[$doc])* pub(crate) $name: u64,)* }
+
+        impl Counts {
+            pub(crate) fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// What happened least.
+            pub(crate) fn rarest(&self) -> u64 {
+                [$(self.$name,)*].into_iter().min().unwrap()
+            }
+        }
+    };
+}
+
+counts! {
+    steps,
+    shown,
+    reads,
+    parked,
+    /// Tasks from which a view took objects.
+    robbed,
+    /// Loads that came in for a view that was over.
+    stale_loads,
+    stores,
+    stores_abandoned,
+    /// Blocks that several workers touched.
+    joined,
+    /// Stores taken back by a drop, and those under way that one waited for.
+    withdrawn,
+    under_way,
+    /// Ranges, and whole files.
+    drops,
+    whole,
+    /// Pages that a notification had to wait for.
+    lock_waits,
+    interrupted,
+    forgotten,
+    /// Files whose own object changed.
+    retired,
+    /// Answers of an older view than another worker's.
+    behind,
+    /// Views taken because a request came.
+    hurried,
+    /// Workers that missed states.
+    gaps,
+    /// Pages from which a new end of the file waited to be cut.
+    cut_waits,
+    /// LOOKUPs whose answer a drop overtook.
+    crossed,
+    /// Publications for which a worker had to be waited for.
+    awaited,
+    /// Changes that were found only when every worker had the state.
+    late,
+    /// Blocks asked for, kept, given back otherwise than they were given, not given back in time; and that had to be kept.
+    asked,
+    kept,
+    refused,
+    too_late,
+    promised,
+    /// OPENs below `@<tid>`, and those for which something was kept.
+    opens,
+    opens_kept,
+    /// Kept pages stored in a file that somebody has open.
+    kept_for_open,
+    /// Files that nobody could tell the changes of, and states published only because of such.
+    astray,
+    same,
+    /// Transactions of which the history could not load what it needed.
+    blind,
+}
