@@ -71,6 +71,13 @@ pub struct Size {
     pub objects: u64,
 }
 
+impl Size {
+    /// Whether figures count; else the run only shows that all works.
+    pub fn is_full(self) -> bool {
+        self.rounds >= 5
+    }
+}
+
 impl Bench {
     /// Data and mounts under `dir`.
     pub fn new(dir: &Path, size: Size) -> Result<Self> {

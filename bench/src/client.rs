@@ -25,7 +25,7 @@ use std::hint::black_box;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Barrier;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const PAGE: u64 = 4096;
 /// Bytes of one read(2) of `seq`.
@@ -108,6 +108,10 @@ pub fn run(args: &[String]) -> Result<()> {
         ["direct", file, blksize, blocks] => {
             direct(file, number(blksize)?, number(blocks)?, seed, expect)
         }
+        ["cold", file, blksize, blocks, ms] => {
+            cold(file, number(blksize)? * number(blocks)?, number(ms)?, seed)
+        }
+        ["hold", at] => crate::moves::hold(Path::new(at)),
         ["drop", file] => drop_cache(&File::open(file)?),
         ["warm", file, bytes, touches] => {
             warm(file, number(bytes)?, number(touches)?, seed, expect)
@@ -290,6 +294,23 @@ fn direct(file: &str, blksize: u64, blocks: u64, seed: u64, expect: Expect) -> R
         }
     }
     figures(&times);
+    Ok(())
+}
+
+/// Random pages for a while, each dropped when it was read: what comes is cold.
+fn cold(file: &str, bytes: u64, ms: u64, seed: u64) -> Result<()> {
+    let file = open_random(file)?;
+    let (mut times, mut random) = (Vec::new(), Random(seed << 32));
+    let (mut page, began) = ([0; PAGE as usize], Instant::now());
+    while began.elapsed() < Duration::from_millis(ms) {
+        let at = random.below(bytes / PAGE) * PAGE;
+        let start = Instant::now();
+        file.read_exact_at(&mut page, at)?;
+        times.push(us(start));
+        let (at, len) = (i64::try_from(at)?, i64::try_from(PAGE)?);
+        posix_fadvise(&file, at, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    }
+    figures(&times.into_iter().collect());
     Ok(())
 }
 

@@ -11,6 +11,8 @@ use crate::content;
 use crate::pickle::{Class, Record, class};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+use zring::base::tidtime::UnixTime;
 use zring::base::{Oid, Tid};
 use zring::store::file::{FileWriter, Note};
 
@@ -59,12 +61,14 @@ impl Base {
         })
     }
 
-    fn oid(&mut self) -> u64 {
+    /// A new oid.
+    pub fn oid(&mut self) -> u64 {
         self.next_oid += 1;
         self.next_oid - 1
     }
 
-    fn put(&mut self, oid: u64, record: Vec<u8>) -> Result<()> {
+    /// Stores an object with the next commit; large ones are committed at once.
+    pub fn put(&mut self, oid: u64, record: Vec<u8>) -> Result<()> {
         self.pending_bytes += record.len();
         self.pending.push((oid, record));
         if self.pending_bytes >= TXN_BYTES {
@@ -89,7 +93,7 @@ impl Base {
     }
 
     /// Writes the root and the saved index.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         let mut root = Record::new(class::ROOT);
         root.dict();
         root.text("data");
@@ -113,8 +117,22 @@ impl Base {
         )?)
     }
 
+    /// Commits what has been put, as of now; gives the tid.
+    pub fn commit_now(&mut self, synced: bool) -> Result<Tid> {
+        let now = UNIX_EPOCH.elapsed()?;
+        let time = UnixTime {
+            sec: i64::try_from(now.as_secs())?,
+            nsec: now.subsec_nanos(),
+        };
+        let now = Tid::from_time(time).context("no tid for this time")?;
+        self.tid = self.tid.max(now.0);
+        self.writer.set_synced(synced);
+        self.commit()?;
+        Ok(Tid(self.tid - 1))
+    }
+
     /// A big file with these blocks; gives its oid.
-    fn file(
+    pub fn file(
         &mut self,
         name: &'static str,
         blksize: u64,

@@ -3,12 +3,15 @@
 //! `run` drives everything else (`bench/run` calls it); the other commands are its parts, each usable alone.
 
 mod bench;
+mod churn;
 mod client;
+mod commit;
 mod content;
 mod data;
 #[path = "../peers/fuser.rs"]
 mod fuser_peer;
 mod inside;
+mod moves;
 mod pickle;
 mod report;
 mod rig;
@@ -16,6 +19,8 @@ mod scale;
 mod speed;
 mod stat;
 mod stub;
+mod tail;
+mod tracked;
 
 use anyhow::{Result, bail};
 use bench::{Bench, Size};
@@ -27,7 +32,7 @@ use std::path::{Path, PathBuf};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELP: &str = "\
-zring-bench run DIR all|quick|speed|scale    everything; data and mounts under DIR
+zring-bench run DIR all|quick|speed|scale|commit    everything; data and mounts under DIR
 zring-bench gen blocks|scale|index FILE [N]    make a database
 zring-bench stub MNT uring|dev|plain [FILE]    zeros, or the bytes of FILE, over a transport
 zring-bench fuser DATABASE MNT         the peer
@@ -35,7 +40,11 @@ zring-bench inside DATABASE [SEED]     a cold ZBlk1 in this process, and the pre
 zring-bench inside-again DATABASE SECONDS      the same for a profiler
 zring-bench positions DATABASE         where those records are
 zring-bench open DATABASE              how long opening takes, and what the index weighs
-zring-bench client PROGRAM ...         read: touch, stride, fault, seq, direct, warm, drop, cat
+zring-bench tail FILES BLOCKS HISTORY  the history by itself: what an advance costs
+zring-bench tail-bytes BLOCKS STEP     what it weighs, when one of each STEP blocks is read
+zring-bench moves MNT uring|dev|plain BLKSIZE BLOCKS   what moving blocks costs by itself
+zring-bench churn FILE BLKSIZE BLOCKS DATA   a writer, directed by lines
+zring-bench client PROGRAM ...         read: touch, stride, fault, seq, direct, warm, cold, drop, cat, hold
 ";
 
 fn main() -> Result<()> {
@@ -58,6 +67,17 @@ fn main() -> Result<()> {
         ["inside-again", database, seconds] => inside::again(Path::new(database), seconds.parse()?),
         ["positions", database] => inside::positions(Path::new(database)),
         ["open", database] => scale::open(Path::new(database)),
+        ["tail", files, blocks, history] => {
+            tail::advance(files.parse()?, blocks.parse()?, history.parse()?)
+        }
+        ["tail-bytes", blocks, step] => tail::weight(blocks.parse()?, step.parse()?),
+        ["moves", at, transport, blksize, blocks] => {
+            moves::measure(Path::new(at), transport, blksize.parse()?, blocks.parse()?)
+        }
+        ["churn", file, blksize, blocks, data] => {
+            let (blksize, blocks) = (blksize.parse()?, blocks.parse()?);
+            churn::run(Path::new(file), blksize, blocks, data.parse()?)
+        }
         ["run", dir, what] => run(Path::new(dir), what),
         _ => bail!("{HELP}"),
     }
@@ -75,12 +95,13 @@ fn run(dir: &Path, what: &str) -> Result<()> {
         rounds: 2,
         objects: 1_000_000,
     };
-    let (size, speed, scale) = match what {
-        "all" => (full, true, true),
-        "speed" => (full, true, false),
-        "scale" => (full, false, true),
-        "quick" => (quick, true, true),
-        _ => bail!("run what? all, quick, speed or scale"),
+    let (size, speed, scale, commit) = match what {
+        "all" => (full, true, true, true),
+        "speed" => (full, true, false, false),
+        "scale" => (full, false, true, false),
+        "commit" => (full, false, false, true),
+        "quick" => (quick, true, true, true),
+        _ => bail!("run what? all, quick, speed, scale or commit"),
     };
     let python = std::env::var_os("ZRING_PYTHON").map(PathBuf::from);
     let mut bench = Bench::new(dir, size)?;
@@ -90,6 +111,9 @@ fn run(dir: &Path, what: &str) -> Result<()> {
     }
     if scale {
         scale::run(&mut bench, &mut report)?;
+    }
+    if commit {
+        commit::run(&mut bench, &mut report)?;
     }
     report.end(&Path::new(env!("CARGO_MANIFEST_DIR")).join("record"), what)
 }

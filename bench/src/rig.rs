@@ -81,6 +81,11 @@ impl Mounted {
         self.daemon.id()
     }
 
+    /// Ends the connection: whoever is in the mount comes back.
+    pub fn abort(&self) {
+        let _ = mount::abort_minor(self.minor);
+    }
+
     /// Unmounts and waits for the daemon.
     pub fn stop(mut self) -> Result<()> {
         self.end(true)
@@ -174,7 +179,7 @@ pub fn output(command: &mut Command, limit: Duration, mounts: &[&Mounted]) -> Re
 }
 
 /// Figures, by name.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Figures(HashMap<String, f64>);
 
 impl Figures {
