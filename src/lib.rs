@@ -15,22 +15,20 @@
 //!                engine          threads, channels, the loop
 //!               /      \
 //!   decides    fs      store     does: bringing objects in
-//!             /  \       |  \
-//!          zodb  tail    |  kernel     every system call of serving, every unsafe block
-//!             \   |      | /
+//!           / | \        |  \
+//!       zodb tail iso    |  kernel     every system call of serving, every unsafe block
+//!           \ | /        | /
 //!               \ |     wire     bytes <-> messages
 //!                        |
 //!                       base     words of the domain
 //! ```
 //!
-//! [`tail`] is the history of changes; it stands on `zodb` as `fs` does on both.
+//! [`tail`] is the history of changes; it stands on `zodb` as `fs` does on both. [`iso`] is what clients are promised.
 //!
 //! Start reading at [`engine::serve`], which is what happens to a request, and [`fs::advance`], which is what
 //! happens to a commit. [`kernel::port`] is how requests come in.
 //!
 //! # Invariants
-//!
-//! Numbers are kept stable; I4 belongs to the isolation protocol, which is not here yet.
 //!
 //! - **I1** Whatever the kernel may hold of a head file is tracked: a worker notes what an answer was made from before it gives
 //!   it ([`fs::track`]), pages behind the end of a file included; control puts the notes into the history ([`tail`]).
@@ -38,6 +36,9 @@
 //!   the new view, with everything that changed taken from it ([`engine::serve`]).
 //! - **I3** No head READ waits for an advance: it is answered from the view its worker holds. Changed blocks are dropped
 //!   only once no worker answers from the old view, so what the old one put back goes too ([`fs::advance`]).
+//! - **I4** A READ that shows a block which changed after what somebody sees is answered when that one has the block pinned, or is
+//!   dead ([`iso`]). It asks after it noted what it was made from, and a watch looks at what was noted after it made READs ask: so
+//!   either the READ asks, or the watch is told. No other request waits for a client, but those on `head/watch`.
 //! - **I5** No thread that answers requests writes notifications that take page locks, or enters our own mount.
 //!   Notifications have threads of their own ([`engine::notifier`]); kernel-note 0003.
 //! - **I6** A request is in exactly one place: the kernel, its worker's hands, or a parked task. [`kernel::port::Held`]
@@ -48,7 +49,13 @@
 //! # What may wait for what
 //!
 //! ```text
-//!   client in a page fault --> READ --> worker --> database file        (never: head, a commit, another client)
+//!   client in a page fault --> READ --> worker --> database file        (never: head, a commit)
+//!                              READ of a block that changed after what somebody sees
+//!                                   --> control, until a transaction that is being published is: workers in the middle of a request
+//!                                   --> answers to pins of that block --> clients --> OPEN, READ below @tid; GETATTR; READ of head/watch
+//!                                   --> their deadline
+//!   client in a fault tried again, whose READ waits for itself --> zring-wayout (kernel-note 0017)
+//!   watch request --> head/at, and what such a READ waits for
 //!   LOOKUP of @tid beyond head, READ of zhead --> head/at               (the only requests that wait for a commit;
 //!                                                                        they hold no page and can be interrupted)
 //!   OPEN below @tid --> zring-keep --> READs below @tid --> database file
@@ -58,10 +65,11 @@
 //!   store of the rest of a block --> zring-store --> READs of its pages (nobody waits for it but a drop of its block)
 //! ```
 //!
-//! No arrow leads back from a READ to a commit, so no circle closes. `tests/sim` runs the commit path against a
+//! No arrow leads back from a READ to a commit: what a READ waits for of one is over when every worker has moved on, which waits for
+//! nothing. So no circle closes. `tests/sim` runs the commit path against a
 //! model of the kernel's page locks and checks just that, and that what stays cached is never stale.
 //!
-//! # The two paths
+//! # The three paths
 //!
 //! **READ** of `head/bigfile/<oid>`: (1) [`kernel::queue`] or [`kernel::dev`] reaps a request; it is now held.
 //! (2) [`wire::fuse::request`] borrows it from its buffer. (3) [`fs::read`] clips it to the file and cuts it into
@@ -77,11 +85,18 @@
 //! takes it before the next thing it does ([`engine::shared`]). (5) What was noted meanwhile is compared too; then the changed
 //! blocks are dropped, and the attributes of files whose size may have changed, and nothing else. (6) `head/at` shows the
 //! transaction, and so does `zhead`.
+//!
+//! **Pin**: (1) a client writes `1 watch <oid> @<at>`; its worker hands the bytes to control, which answers all requests on `head/watch`
+//! ([`engine::links`]). (2) The history says what changed since, and where each block is found as it was ([`fs::past`]); the watch makes a pin
+//! of each ([`iso`]), told through the client's own READ. (3) It answers; after the last one it is told `ok`. (4) From then on a worker
+//! holds READs of blocks that changed later, their bytes in place ([`engine::watching`]); control lets each go when its pins are
+//! answered. (5) A deadline ends the client.
 
 pub mod base;
 pub mod cli;
 pub mod engine;
 pub mod fs;
+pub mod iso;
 pub mod kernel;
 pub mod store;
 pub mod tail;

@@ -138,7 +138,12 @@ impl Bench {
 
     /// Mounts a database.
     pub fn mount(&self, system: System, database: &Path) -> Result<Mounted> {
-        let at = self.path("mnt");
+        self.mount_on("mnt", system, database)
+    }
+
+    /// The same on another directory.
+    pub fn mount_on(&self, name: &str, system: System, database: &Path) -> Result<Mounted> {
+        let at = self.path(name);
         std::fs::create_dir_all(&at)?;
         let mut command = myself()?;
         match system {

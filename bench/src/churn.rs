@@ -18,8 +18,15 @@ use zring::base::Tid;
 
 /// Name of its file.
 pub const NAME: &str = "churned";
+/// Files beside it, which never change.
+pub const BESIDE: usize = 99;
 /// Longest that head may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The name of one of them.
+pub fn beside(n: usize) -> String {
+    format!("beside-{n}")
+}
 
 struct Churn {
     base: Base,
@@ -46,6 +53,10 @@ pub fn run(path: &Path, blksize: u64, blocks: u64, data: u64) -> Result<()> {
             ["lag", at, file, rounds, count, sync] => {
                 let seen = Seen::open(Path::new(at), file)?;
                 churn.lag(&seen, rounds.parse()?, count.parse()?, sync == "sync")?
+            }
+            ["change", first, step, count, each] => {
+                let step = (first.parse()?, step.parse()?);
+                churn.change(step, count.parse()?, each.parse()?)?
             }
             ["kept", at, file, count] => {
                 let seen = Seen::open(Path::new(at), file)?;
@@ -83,6 +94,7 @@ impl Churn {
         let oids = churn.blocks.clone();
         churn.base.file(NAME, blksize, &oids, class::BLK0)?;
         churn.put_aside()?;
+        churn.files_beside()?;
         churn.base.finish()?;
         Ok(churn)
     }
@@ -96,6 +108,21 @@ impl Churn {
         record.bytes(&data);
         self.base
             .put(self.blocks[usize::try_from(blk)?], record.finish())
+    }
+
+    /// Files that never change, of blocks that all of them share.
+    fn files_beside(&mut self) -> Result<()> {
+        let oids: Vec<u64> = (0..64).map(|_| self.base.oid()).collect();
+        for &oid in &oids {
+            let mut record = Record::new(class::BLK0);
+            record.bytes(&[1; 64]);
+            self.base.put(oid, record.finish())?;
+        }
+        for n in 0..BESIDE {
+            let name: &str = Box::leak(beside(n).into_boxed_str());
+            self.base.file(name, self.blksize, &oids, class::BLK0)?;
+        }
+        Ok(())
     }
 
     fn put_aside(&mut self) -> Result<()> {
@@ -113,6 +140,18 @@ impl Churn {
             self.put_aside()?;
         }
         self.base.commit_now(sync)
+    }
+
+    /// Changes so many blocks, every `step`th from `first` on, `each` to a commit.
+    fn change(&mut self, (first, step): (u64, u64), count: u64, each: u64) -> Result<String> {
+        for begin in (0..count).step_by(usize::try_from(each)?) {
+            self.version = self.version % 200 + 1;
+            for i in begin..count.min(begin + each) {
+                self.put(first + i * step)?;
+            }
+            self.base.commit_now(false)?;
+        }
+        Ok(String::new())
     }
 
     /// Commits at a rate, of random blocks.

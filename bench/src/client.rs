@@ -152,7 +152,7 @@ fn first_word(bytes: &[u8]) -> u64 {
 }
 
 /// Opens a file whose reads should not be taken for a sequence.
-fn open_random(file: &str) -> Result<File> {
+pub fn open_random(file: &str) -> Result<File> {
     let file = File::open(file).with_context(|| file.to_owned())?;
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?;
     Ok(file)

@@ -3,22 +3,19 @@
 use crate::bench::{Bench, LIMIT, System};
 use crate::churn::NAME;
 use crate::report::Report;
-use crate::rig::{Figures, Mounted, myself, output};
+use crate::rig::{Directed, Figures, Mounted, myself, output};
 use crate::stat::{Sample, spread};
 use crate::{data, tracked};
 use anyhow::{Context, Result, ensure};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 
 const TRANSPORTS: &[&str] = &["uring", "dev", "plain"];
 /// Milliseconds of one step of reads under commits.
 const STEP_MS: u64 = 2500;
 
 /// Those that are measured.
-fn transports(bench: &Bench) -> &'static [&'static str] {
+pub fn transports(bench: &Bench) -> &'static [&'static str] {
     if bench.size.is_full() {
         TRANSPORTS
     } else {
@@ -28,9 +25,7 @@ fn transports(bench: &Bench) -> &'static [&'static str] {
 
 /// A writer (see `churn`) and its database.
 pub struct Writer {
-    child: Child,
-    ask: ChildStdin,
-    lines: Receiver<String>,
+    process: Directed,
     database: PathBuf,
     blksize: u64,
     blocks: u64,
@@ -48,21 +43,8 @@ impl Writer {
         let mut command = myself()?;
         command.arg("churn").arg(&database);
         command.args([blksize, blocks, data].map(|n| n.to_string()));
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (tell, lines) = channel();
-        let out = BufReader::new(child.stdout.take().context("no stdout")?);
-        std::thread::spawn(move || {
-            out.lines()
-                .map_while(Result::ok)
-                .for_each(|line| drop(tell.send(line)));
-        });
         let mut this = Self {
-            ask: child.stdin.take().context("no stdin")?,
-            child,
-            lines,
+            process: Directed::start(&mut command)?,
             database,
             blksize,
             blocks,
@@ -72,18 +54,17 @@ impl Writer {
     }
 
     fn begin(&mut self, line: &str) -> Result<()> {
-        Ok(self.ask.write_all(format!("{line}\n").as_bytes())?)
+        self.process.begin(line)
     }
 
     fn answer(&mut self) -> Result<Figures> {
-        let mut text = String::new();
-        loop {
-            let line = self.lines.recv_timeout(LIMIT);
-            match line.context("the writer does not answer")?.as_str() {
-                "done" => return Ok(Figures::parse(&text)),
-                line => text += &format!("{line}\n"),
-            }
-        }
+        self.process.answer(LIMIT).context("the writer")
+    }
+
+    /// Carries out a line that needs no mount.
+    pub fn told(&mut self, line: &str) -> Result<Figures> {
+        self.begin(line)?;
+        self.answer()
     }
 
     fn oid(&self) -> Result<String> {
@@ -149,8 +130,6 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         let database = self.database.display().to_string();
         for suffix in ["", ".index", ".names"] {
             let _ = std::fs::remove_file(format!("{database}{suffix}"));
@@ -173,7 +152,7 @@ pub fn run(bench: &mut Bench, report: &mut Report) -> Result<()> {
 }
 
 /// Microseconds that the threads of this name have been on a CPU.
-fn on_cpu(pid: u32, name: &str) -> Result<f64> {
+pub fn on_cpu(pid: u32, name: &str) -> Result<f64> {
     let mut all = 0.0;
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let at = thread?.path();

@@ -21,6 +21,8 @@ mod stat;
 mod stub;
 mod tail;
 mod tracked;
+mod watch;
+mod watcher;
 
 use anyhow::{Result, bail};
 use bench::{Bench, Size};
@@ -32,7 +34,7 @@ use std::path::{Path, PathBuf};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELP: &str = "\
-zring-bench run DIR all|quick|speed|scale|commit    everything; data and mounts under DIR
+zring-bench run DIR all|quick|speed|scale|commit|watch   everything; data and mounts under DIR
 zring-bench gen blocks|scale|index FILE [N]    make a database
 zring-bench stub MNT uring|dev|plain [FILE]    zeros, or the bytes of FILE, over a transport
 zring-bench fuser DATABASE MNT         the peer
@@ -44,6 +46,7 @@ zring-bench tail FILES BLOCKS HISTORY  the history by itself: what an advance co
 zring-bench tail-bytes BLOCKS STEP     what it weighs, when one of each STEP blocks is read
 zring-bench moves MNT uring|dev|plain BLKSIZE BLOCKS   what moving blocks costs by itself
 zring-bench churn FILE BLKSIZE BLOCKS DATA   a writer, directed by lines
+zring-bench watcher MNT OID,...        clients of head/watch and a reader, directed by lines
 zring-bench client PROGRAM ...         read: touch, stride, fault, seq, direct, warm, cold, drop, cat, hold
 ";
 
@@ -78,6 +81,7 @@ fn main() -> Result<()> {
             let (blksize, blocks) = (blksize.parse()?, blocks.parse()?);
             churn::run(Path::new(file), blksize, blocks, data.parse()?)
         }
+        ["watcher", at, oids] => watcher::run(Path::new(at), oids),
         ["run", dir, what] => run(Path::new(dir), what),
         _ => bail!("{HELP}"),
     }
@@ -95,13 +99,14 @@ fn run(dir: &Path, what: &str) -> Result<()> {
         rounds: 2,
         objects: 1_000_000,
     };
-    let (size, speed, scale, commit) = match what {
-        "all" => (full, true, true, true),
-        "speed" => (full, true, false, false),
-        "scale" => (full, false, true, false),
-        "commit" => (full, false, false, true),
-        "quick" => (quick, true, true, true),
-        _ => bail!("run what? all, quick, speed, scale or commit"),
+    let (size, speed, scale, commit, watch) = match what {
+        "all" => (full, true, true, true, true),
+        "speed" => (full, true, false, false, false),
+        "scale" => (full, false, true, false, false),
+        "commit" => (full, false, false, true, false),
+        "watch" => (full, false, false, false, true),
+        "quick" => (quick, true, true, true, true),
+        _ => bail!("run what? all, quick, speed, scale, commit or watch"),
     };
     let python = std::env::var_os("ZRING_PYTHON").map(PathBuf::from);
     let mut bench = Bench::new(dir, size)?;
@@ -114,6 +119,9 @@ fn run(dir: &Path, what: &str) -> Result<()> {
     }
     if commit {
         commit::run(&mut bench, &mut report)?;
+    }
+    if watch {
+        watch::run(&mut bench, &mut report)?;
     }
     report.end(&Path::new(env!("CARGO_MANIFEST_DIR")).join("record"), what)
 }

@@ -9,9 +9,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use zring::kernel::{mount, mountinfo};
 
@@ -176,6 +177,60 @@ pub fn output(command: &mut Command, limit: Duration, mounts: &[&Mounted]) -> Re
         output.status
     );
     Ok(text)
+}
+
+/// A program that is told what to do by lines, and answers each with figures and a line `done`.
+#[derive(Debug)]
+pub struct Directed {
+    child: Child,
+    ask: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl Directed {
+    /// Starts it.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (tell, lines) = channel();
+        let out = BufReader::new(child.stdout.take().context("no stdout")?);
+        std::thread::spawn(move || {
+            out.lines()
+                .map_while(Result::ok)
+                .for_each(|line| drop(tell.send(line)));
+        });
+        Ok(Self {
+            ask: child.stdin.take().context("no stdin")?,
+            child,
+            lines,
+        })
+    }
+
+    /// Tells it a line.
+    pub fn begin(&mut self, line: &str) -> Result<()> {
+        Ok(self.ask.write_all(format!("{line}\n").as_bytes())?)
+    }
+
+    /// What it answers, within `limit`.
+    pub fn answer(&mut self, limit: Duration) -> Result<Figures> {
+        let mut text = String::new();
+        loop {
+            let line = self.lines.recv_timeout(limit);
+            match line.context("no answer")?.as_str() {
+                "done" => return Ok(Figures::parse(&text)),
+                line => text += &format!("{line}\n"),
+            }
+        }
+    }
+}
+
+impl Drop for Directed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Figures, by name.

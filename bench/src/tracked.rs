@@ -193,7 +193,8 @@ pub fn mounted(bench: &Bench, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn resident_mib(pid: u32) -> Result<f64> {
+/// Memory of a process.
+pub fn resident_mib(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
     let kib = line.context("no VmRSS")?.trim().trim_end_matches(" kB");

@@ -17,6 +17,12 @@ pub const PICKLE_LINE_MAX: usize = 1024;
 /// Height of a BTree. 500 children a node reach 10^9 blocks at height 4; 64 stops a crafted chain.
 pub const TREE_HEIGHT_MAX: usize = 64;
 
+/// Watch requests of one link that are not begun: 40 bytes each.
+pub const LINK_REQUESTS_MAX: usize = 1024;
+/// Replies that one link has not read.
+pub const LINK_REPLY_BYTES_MAX: usize = 1 << 20;
+/// Pins of watch requests that one client has to answer at a time, 300 bytes each; those that a READ waits for come on top.
+pub const PINS_UNDER_WAY: usize = 4096;
 /// One line of `head/watch`.
 pub const WATCH_LINE_BYTES_MAX: usize = 4 << 10;
 
@@ -104,6 +110,8 @@ pub const HISTORY_CACHE_BYTES: usize = 32 << 20;
 /// Blocks that are tracked, 70 to 100 bytes each: 0.8 GiB; up to 360 where each is alone in its bucket. Beyond it the file with the
 /// most of them is dropped from the page cache and forgotten.
 pub const TRACKED_BLOCKS_MAX: u64 = 8 << 20;
+/// Lengths of files at older states that are remembered, 32 bytes each.
+pub const SIZES_KNOWN_MAX: usize = 4096;
 /// Changed objects that the history remembers, 16 to 60 bytes each; beyond it the oldest transactions are forgotten early.
 pub const HISTORY_CHANGES_MAX: usize = 8 << 20;
 /// Transactions that a reader of `.wcfs/debug/zhead` may be behind, 8 bytes each; beyond it is detached.

@@ -15,6 +15,11 @@ impl Args {
         Self(args)
     }
 
+    /// As they stand.
+    pub(super) fn words(self) -> Vec<OsString> {
+        self.0
+    }
+
     pub(super) fn parser(self) -> Parser {
         Parser::from_args(self.0)
     }

@@ -1,16 +1,24 @@
 //! The command line: arguments, messages for people, exit codes. The only room that prints for people.
 //!
-//! One binary; `mount.zring` and `mount.fuse.zring` are other names of it, for mount(8). Exit codes: 0 good, 1 failed,
-//! 2 usage, 3 not mounted, 5 refused for safety, 6 timed out, 7 permission.
+//! One binary; `mount.zring` and `mount.fuse.zring` are other names of it, for mount(8), and so is `wcfs`, for clients of the
+//! server that it takes the place of. Exit codes: 0 good, 1 failed, 2 usage, 3 not mounted, 5 refused for safety, 6 timed out,
+//! 7 permission; `serve` knows 0 and 2 alone.
 
 mod args;
 mod check;
 mod demo;
 mod doctor;
+mod goflag;
+mod look;
 mod mount;
 mod options;
+mod place;
 mod progress;
+mod quote;
 mod reader;
+mod serve;
+mod status;
+mod stop;
 mod tree;
 mod umount;
 
@@ -23,6 +31,9 @@ zring: big files out of ZODB, through one exact page cache
 
   zring mount [-f] [-o options] ZURL MNT    mount the database ZURL (file:///path/Data.fs) on directory MNT
   zring umount [--timeout D] [--lazy] MNT   unmount
+  zring serve [flags] ZURL [MNT]            serve as `wcfs` does, in front; `zring serve -h` lists its flags
+  zring status ZURL|MNT                     whether a server is there and answers, and who hangs if it does not
+  zring stop [--lazy] ZURL|MNT              end a server, its mount, and who keeps that busy
   zring demo [DIR]                          write a small database, mount it, read it, commit to it, unmount
   zring check [--deep] ZURL                 verify a database as zring sees it
   zring tree ZURL OID [--at TID] [--dot]    the block table of a big file; --diff TID1 TID2: what changed in it
@@ -69,9 +80,16 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let rest: Vec<OsString> = argv.collect();
+    let mut rest: Vec<OsString> = argv.collect();
+    if name == "wcfs" {
+        return serve::by_name(&name, Args::new(rest));
+    }
     let outcome = match name.as_str() {
         "mount.zring" | "mount.fuse.zring" => mount::helper(Args::new(rest)),
+        _ if rest.first().is_some_and(|word| word == "serve") => {
+            rest.remove(0);
+            return serve::command(Args::new(rest));
+        }
         _ => command(rest),
     };
     match outcome {
@@ -90,6 +108,9 @@ fn command(rest: Vec<OsString>) -> Outcome {
     match name.to_str() {
         Some("mount") => mount::command(args),
         Some("umount" | "unmount") => umount::command(args),
+        Some("status") => status::command(args),
+        Some("stop") => stop::command(args),
+        Some("look") => look::command(args),
         Some("demo") => demo::command(args),
         Some("check") => check::command(args),
         Some("tree") => tree::command(args),

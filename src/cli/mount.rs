@@ -7,7 +7,8 @@ use super::args::{Args, Parser, Usage};
 use super::options::{self, OptionError, Options};
 use super::progress::Progress;
 use super::{Failure, Outcome};
-use crate::engine::daemon::{self, DaemonError};
+use crate::engine::daemon::{self, DaemonError, Ending};
+use crate::engine::log::{Log, Style};
 use crate::engine::start::{Choice, StartError};
 use crate::kernel::mount::{self as kmount, MountError};
 use crate::kernel::port::TransportKind;
@@ -19,7 +20,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HELP: &str = "zring mount [-f] [-o options] ZURL MNT
 
@@ -160,6 +161,9 @@ enum PlaceError {
     Other(String, #[source] io::Error),
 }
 
+/// How long the mount of a server that was killed may answer strangely.
+const TAKEN_DOWN: Duration = Duration::from_secs(5);
+
 /// The real path of a usable mountpoint. A dead mount of the same database is detached; `None` when a live one is there.
 fn clear_mountpoint(given: &Path, zurl: &str) -> Result<Option<PathBuf>, Failure> {
     let shown = given.display().to_string();
@@ -168,6 +172,7 @@ fn clear_mountpoint(given: &Path, zurl: &str) -> Result<Option<PathBuf>, Failure
         io::ErrorKind::PermissionDenied => PlaceError::Permission(shown.clone()),
         _ => PlaceError::Other(shown.clone(), error),
     })?;
+    let began = Instant::now();
     while let Some(there) = mountinfo::topmost(&path) {
         if there.fstype == "autofs" {
             break; // a trigger: what it waits for is this mount
@@ -190,6 +195,10 @@ fn clear_mountpoint(given: &Path, zurl: &str) -> Result<Option<PathBuf>, Failure
             Some(Err(libc::ENOTCONN | libc::ECONNABORTED)) => {
                 kmount::unmount(&path, true)
                     .context("a dead mount of ours could not be detached")?;
+            }
+            // A server that has just been killed: its rings are still being taken down (kernel-note 0004).
+            Some(Err(libc::ECANCELED)) if began.elapsed() < TAKEN_DOWN => {
+                proc::pause(Duration::from_millis(20));
             }
             Some(Err(errno)) => {
                 let error = io::Error::from_raw_os_error(errno);
@@ -216,7 +225,7 @@ pub(super) fn real_path(given: &Path) -> io::Result<PathBuf> {
         Err(error)
             if matches!(
                 error.raw_os_error(),
-                Some(libc::ENOTCONN | libc::ECONNABORTED)
+                Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED)
             ) =>
         {
             let absolute = std::path::absolute(given)?;
@@ -258,11 +267,18 @@ fn serve(
         flags: request.options.flags,
         debug: request.options.debug,
         on_epoch: request.options.on_epoch,
+        subtype: "zring",
+        trace: false,
+        ending: Ending::Orderly,
     };
+    let no_room = DaemonError::Resources;
+    options.ending.block_signals().map_err(no_room)?;
+    let log = Log::start(Style::Plain).map_err(no_room)?;
     let mut bar = Progress::new("reading the database");
     let auto = options.transport == Choice::Auto;
     daemon::run(
         &options,
+        &log,
         &mut |done, total| bar.show(done, total),
         |serving| {
             if auto && serving.transport == TransportKind::Plain {

@@ -18,7 +18,7 @@ use crate::fs::read::{self, Info};
 use crate::fs::track::{Looked, Note, range_of};
 use crate::fs::tree::FileNode;
 use crate::kernel::file::{Now, read_now};
-use crate::kernel::port::Port;
+use crate::kernel::port::{Held, Port};
 use crate::store::LoadError;
 use crate::store::file::{Located, Run};
 use crate::tail::Seen;
@@ -293,9 +293,30 @@ impl FileService {
                 last: BlkNo(end / blksize),
             });
         }
-        self.note_touch(file, &info, off, len);
+        // Behind the end too: the kernel puts zeros there, and somebody may see the file when it was longer.
+        self.blks = self.unpinned(task, file, &info, (off, asked));
         Counters::add(&self.counters().read_bytes, len as u64);
         Ok(Some(Ok(len)))
+    }
+
+    /// A READ may be answered: what it shows is pinned wherever it has to be.
+    pub(super) fn read_ready(
+        &mut self,
+        port: &mut Port,
+        held: Held,
+        file: &FileNode,
+        (off, len): (u64, usize),
+    ) {
+        if let Some(info) = self.infos.get(&file.id) {
+            self.note_touch(file, info, off, len);
+        }
+        let held = match file.rev {
+            Rev::Head => self.probe(held, len, (file.id, off)),
+            Rev::At(_) => Some(held),
+        };
+        if let Some(held) = held {
+            self.reply(port, held, Ok(len));
+        }
     }
 
     /// Remembers the blocks of a READ that it did not bring in whole.
@@ -349,31 +370,42 @@ impl FileService {
         let span = |range: &Range<u64>| (range.start, &data[at(range.start)..at(range.end)]);
         self.track(file, &info, &ranges.iter().map(span).collect::<Vec<_>>());
         let data = buffer::freeze(data, at(end));
-        for range in ranges {
+        let page = |range: &Range<u64>| {
             let data = data.slice(at(range.start)..at(range.end));
             let (node, off) = (file.id, range.start);
-            self.shared.stores.push(Store::Pages { node, off, data });
+            Store::Pages { node, off, data }
+        };
+        let pages = ranges.iter().map(page).collect();
+        let len = usize::try_from(end - base).unwrap_or(usize::MAX);
+        let blks = self.unpinned(task, file, &info, (base, len));
+        if blks.is_empty() {
+            self.store_pages(pages);
+        } else {
+            self.store_pinned(file, pages, blks);
         }
-        Counters::add(&self.counters().stores, 1);
         Ok(Some(Ok(0)))
     }
 
     fn finish(&mut self, port: &mut Port, task: Task, outcome: Result<usize, i32>) {
         let Some(held) = task.held else { return };
-        let held = match (&task.job, outcome) {
+        match (task.job, outcome) {
             (
                 Job::Read {
                     file,
                     off,
-                    is_cached: true,
+                    is_cached,
                     ..
                 },
                 Ok(len),
-            ) => self.probe(held, len, (file.id, *off)),
-            _ => Some(held),
-        };
-        if let Some(held) = held {
-            self.reply(port, held, outcome);
+            ) if is_cached || file.rev != Rev::Head => {
+                let blks = std::mem::take(&mut self.blks);
+                if blks.is_empty() {
+                    self.read_ready(port, held, &file, (off, len));
+                } else {
+                    self.pin_first(port, (held, task.unique), file, (off, len), blks);
+                }
+            }
+            _ => self.reply(port, held, outcome),
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use super::follow::{self, LOOK_EVERY, Watch};
 use super::history::{self, History, Source, Unloaded};
+use super::links::LinkTable;
 use super::notifier::{Keep, Store};
 use super::retrieval::Retrieval;
 use super::shared::{Mailbox, Published, Shared, ToControl, ToWorker};
@@ -28,6 +29,8 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// Exit status of a drop-in server that cannot go on.
+const GAVE_UP: i32 = 2;
 /// A voted transaction is about to end: looked at again after these, then by time.
 const VOTED_MS: [u64; 6] = [1, 2, 5, 10, 20, 50];
 /// A tail that no writer leaves is reported when it has lasted this long.
@@ -60,6 +63,8 @@ pub struct Control {
     pub rings: bool,
     /// What is done about a big file that is another one now.
     pub on_epoch: OnEpoch,
+    /// How long a client may take for a pin.
+    pub pintimeout: Duration,
 }
 
 /// What is done when a ZBigFile that is served was deleted, or got another block size or table.
@@ -78,6 +83,7 @@ struct Work {
     head: Head<Published>,
     history: History,
     retrieval: Retrieval,
+    links: LinkTable,
     /// Files that the transaction under way leaves nothing of.
     lost: Vec<Lost>,
     /// The state that not every worker has yet.
@@ -102,11 +108,13 @@ impl Control {
             let (view, notes) = (self.store.view(), self.notes.clone());
             let (workers, max_record) = (notes.len(), self.shared.max_record);
             let source = Source::new(view, notes, max_record);
+            let links = LinkTable::new(at, self.pintimeout);
             let mut work = Work {
                 history: History::new(at, workers, source),
                 control: self,
                 head: Head::new(at),
                 retrieval: Retrieval::default(),
+                links,
                 lost: Vec::new(),
                 passing: None,
                 voted: 0,
@@ -143,6 +151,12 @@ impl Work {
                     self.history.take_notes();
                     self.history.forgotten(&nodes);
                 }
+                ToControl::OfLink(what) => {
+                    let shared = &self.control.shared;
+                    self.links
+                        .came(what, &mut self.history, shared, Instant::now());
+                    self.isolate();
+                }
                 ToControl::Retrieved { id, off, data } => {
                     if self.retrieval.came(id, off, data) {
                         self.kept();
@@ -157,6 +171,7 @@ impl Work {
         if self.control.shared.failed.load(Ordering::Relaxed) {
             return Some(Duration::from_secs(3600));
         }
+        self.tick();
         if self.retrieval.is_late() {
             self.kept();
         }
@@ -165,7 +180,38 @@ impl Work {
         }
         let poll = self.control.store.poll();
         let wait = self.polled(poll);
-        Some(self.retrieval.left().map_or(wait, |left| left.min(wait)))
+        let lefts = [self.retrieval.left(), self.links.left(Instant::now())];
+        Some(lefts.into_iter().flatten().fold(wait, Duration::min))
+    }
+
+    /// Deadlines of clients, and clients that wait for themselves.
+    fn tick(&mut self) {
+        let (now, control) = (Instant::now(), &self.control);
+        self.links.tick(&mut self.history, &control.shared, now);
+        let taken = self
+            .links
+            .way_out(&control.workers, &control.connection, now);
+        control.shared.ways_out.fetch_add(taken, Ordering::Relaxed);
+        self.isolate();
+    }
+
+    /// Carries out what isolation decided.
+    fn isolate(&mut self) {
+        let Control {
+            shared, workers, ..
+        } = &self.control;
+        if !self.links.carry_out(shared, workers) {
+            self.abandon();
+        }
+    }
+
+    /// The history can be asked again, or head shows something else.
+    fn proceed(&mut self) {
+        let shared = &self.control.shared;
+        let shown = shared.head();
+        self.links
+            .proceed(shown, &mut self.history, shared, Instant::now());
+        self.isolate();
     }
 
     /// Notes have piled up, or a worker moved on.
@@ -278,7 +324,11 @@ impl Work {
             FollowError::WentBack { .. } | FollowError::Damaged { .. }
         );
         if last || self.troubled.is_none() {
-            self.control.shared.log.error(error);
+            let shared = &self.control.shared;
+            match shared.is_drop_in {
+                true => shared.log.error(format!("zwatch {}: {error}", shared.zurl)),
+                false => shared.log.error(error),
+            }
         }
         self.troubled.get_or_insert_with(Instant::now);
         if last {
@@ -334,6 +384,7 @@ impl Work {
                 let Published { number, oids, .. } = published;
                 let effect = self.history.look(Passing { number, tid, oids });
                 let effect = self.found(effect, tid);
+                self.links.lose(&effect.lost);
                 self.lost = effect.lost;
                 Some(HeadEvent::Diffed(effect.changes))
             }
@@ -344,6 +395,9 @@ impl Work {
                 let effect = self.history.pass();
                 let effect = self.found(effect, tid);
                 self.lose(&effect.lost, tid);
+                self.lose_clients(&effect.lost, tid);
+                self.links.lose(&effect.lost);
+                self.proceed();
                 Some(HeadEvent::Joined(effect.changes))
             }
             Action::Drop(tid, drops) => {
@@ -356,6 +410,24 @@ impl Work {
                 None
             }
         }
+    }
+
+    /// Clients of a file that is another one now, and those that see what the history does not reach back to any more.
+    fn lose_clients(&mut self, lost: &[Lost], tid: Tid) {
+        let shared = &self.control.shared;
+        let late = self.lost.iter().chain(lost);
+        let others = late.filter(|lost| matches!(lost.why, Why::Epoch));
+        let others: Vec<_> = others.map(|lost| lost.oid).collect();
+        for oid in others {
+            let why = format!("file epoch detected @{tid}");
+            self.links
+                .lose_clients((Some(oid), tid), &why, &mut self.history, shared);
+        }
+        let tail = self.history.tail().tail();
+        let why = format!("the history begins @{tail}: nobody can tell what changed before");
+        self.links
+            .lose_clients((None, tail), &why, &mut self.history, shared);
+        self.isolate();
     }
 
     /// The database failing here is no reason to say something wrong: everything is dropped.
@@ -482,7 +554,10 @@ impl Work {
                 .iter()
                 .for_each(|w| w.send(ToWorker::Shown));
         }
+        self.links.lost();
+        self.proceed();
         if let Some(cut) = history::old_before(tid) {
+            let cut = self.links.oldest().map_or(cut, |oldest| oldest.min(cut));
             self.history.forget(cut);
         }
     }
@@ -492,6 +567,9 @@ impl Work {
         let shared = &self.control.shared;
         if shared.failed.swap(true, Ordering::SeqCst) {
             return;
+        }
+        if shared.is_drop_in {
+            return self.end();
         }
         shared
             .log
@@ -512,8 +590,19 @@ impl Work {
         shared.failed.store(true, Ordering::SeqCst);
         let cause = format!("zwatch {zurl}: handle\u{3b4}Z @{tid}: ZBigFile<{oid}> changed @{tid}");
         shared.log.error(cause);
+        self.end();
+    }
+
+    /// The mount ends; who watches for that looks for these lines. Clients of a drop-in server expect ENOTCONN, which is what
+    /// the end of the process gives; after an abort it would be ECONNABORTED.
+    fn end(&self) {
+        let shared = &self.control.shared;
         shared.log.error("zwatcher failed");
-        shared.log.error("switching filesystem to EIO mode");
+        shared.log.fatal("switching filesystem to EIO mode");
+        if shared.is_drop_in {
+            shared.log.flush();
+            std::process::exit(GAVE_UP);
+        }
         if self.control.connection.abort().is_err() {
             std::process::abort();
         }
@@ -526,6 +615,9 @@ impl Work {
             .shared
             .log
             .error("the page cache can no longer be kept exact: the mount is aborted");
+        if self.control.shared.is_drop_in {
+            return self.end();
+        }
         if self.control.connection.abort().is_err() {
             std::process::abort();
         }

@@ -4,11 +4,13 @@
 //!   main: opens the database, mounts, waits for the workers
 //!   zring-w<n>     serve           zring-control  moves head      zring-notify, -store, -keep  write notifications
 //!   zring-signal   turns SIGTERM into an unmount                  zring-log     writes lines
+//!   zring-quit, zring-autoexit   of a drop-in server: see [`Ending`]
 //! ```
 
 use super::control::{Control, OnEpoch};
 use super::log::Log;
 use super::notifier::{self, Inboxes};
+use super::quit;
 use super::serve::{FileService, Links};
 use super::shared::{Mailbox, Setup, Shared, ToControl, ToWorker};
 use super::start::{self, Choice, StartError};
@@ -17,6 +19,7 @@ use crate::kernel::mount::{Connection, MountFlags, MountSpec};
 use crate::kernel::port::TransportKind;
 use crate::kernel::proc::{self, Waker};
 use crate::store::file::{FileOpts, FileStore, IndexFault, OpenError, Progress};
+use crate::wire::fuse::abi::init;
 use crossbeam_channel::unbounded;
 use std::io;
 use std::path::PathBuf;
@@ -49,6 +52,38 @@ pub struct Options {
     pub debug: bool,
     /// What is done about a big file that is another one now.
     pub on_epoch: OnEpoch,
+    /// Shown as the type of the mount, after `fuse.`.
+    pub subtype: &'static str,
+    /// Every request and reply is logged.
+    pub trace: bool,
+    /// How it ends.
+    pub ending: Ending,
+}
+
+/// How a daemon ends, beside by an unmount from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// SIGTERM and SIGINT unmount. A database that cannot be followed leaves EIO for head.
+    Orderly,
+    /// As a drop-in server: signals kill it and leave the dead mount, SIGQUIT with a word of where it stands; it dies of a
+    /// database that cannot be followed.
+    DropIn {
+        /// Unmounts when no client has been there for so long.
+        autoexit: Option<Duration>,
+    },
+}
+
+impl Ending {
+    /// Leaves the signals that this way of ending waits for to their thread: before any thread is started.
+    ///
+    /// # Errors
+    /// Never on Linux.
+    pub fn block_signals(self) -> io::Result<()> {
+        match self {
+            Self::Orderly => proc::block_signals(),
+            Self::DropIn { .. } => proc::block_quit(),
+        }
+    }
 }
 
 /// Why a mount is not made.
@@ -72,24 +107,26 @@ pub struct Serving {
     pub transport: TransportKind,
     /// Worker threads.
     pub workers: usize,
+    /// Whether the kernel keeps the pages of a file whose size changes (Linux 5.2).
+    pub keeps_pages: bool,
 }
 
-/// Serves until the mount ends. `ready` is called when requests are answered.
+/// Serves until the mount ends. `ready` is called when requests are answered. The caller has blocked the signals of
+/// [`Ending::block_signals`] before it started the log.
 ///
 /// # Errors
 /// The mount was not made, or its workers failed.
 pub fn run(
     options: &Options,
+    log: &Log,
     progress: &mut Progress<'_>,
     ready: impl FnOnce(Serving),
 ) -> Result<(), DaemonError> {
-    proc::block_signals().map_err(DaemonError::Resources)?;
     let file_opts = FileOpts {
         max_record: options.max_record,
     };
     let (store, view) = FileStore::open(&options.database, &file_opts, progress)?;
     let at = view.at();
-    let log = Log::start().map_err(DaemonError::Resources)?;
     if let Some(fault) = store
         .index_fault()
         .filter(|&fault| fault != IndexFault::Absent)
@@ -107,7 +144,7 @@ pub fn run(
     let spec = MountSpec {
         source: options.zurl.clone(),
         mountpoint: options.mountpoint.clone(),
-        subtype: "zring".to_owned(),
+        subtype: options.subtype.to_owned(),
         allow_other: options.allow_other,
         flags: options.flags,
     };
@@ -121,6 +158,8 @@ pub fn run(
             owner: owner(),
             max_record: options.max_record,
             debug: options.debug,
+            trace: options.trace,
+            is_drop_in: options.ending != Ending::Orderly,
             log: log.clone(),
         }));
         let (senders, inboxes): (Vec<_>, Vec<_>) = seats
@@ -176,17 +215,16 @@ pub fn run(
         waker: control_waker,
         rings: running.transport != TransportKind::Plain,
         on_epoch: options.on_epoch,
+        pintimeout: options.pintimeout,
     }
     .start(at)
     .map_err(DaemonError::Resources)?;
-    let ending = Arc::clone(&running.connection);
-    proc::spawn("zring-signal", move || {
-        stop_on_signal(&ending, &shared, &parked)
-    })
-    .map_err(DaemonError::Resources)?;
+    let ending = (Arc::clone(&running.connection), Arc::clone(&shared));
+    watch_for_end(options.ending, ending, parked).map_err(DaemonError::Resources)?;
     ready(Serving {
         transport: running.transport,
         workers: running.seats.len(),
+        keeps_pages: running.session.flags & init::EXPLICIT_INVAL_DATA != 0,
     });
     let outcome = running.join();
     control.send(ToControl::Stop);
@@ -197,6 +235,56 @@ pub fn run(
     }
     log.flush();
     outcome.map_err(DaemonError::Resources)
+}
+
+/// Starts the threads that end the daemon.
+fn watch_for_end(
+    ending: Ending,
+    (connection, shared): (Arc<Connection>, Arc<Shared>),
+    workers: Vec<Mailbox<ToWorker>>,
+) -> io::Result<()> {
+    match ending {
+        Ending::Orderly => {
+            proc::spawn("zring-signal", move || {
+                stop_on_signal(&connection, &shared, &workers);
+            })?;
+        }
+        Ending::DropIn { autoexit } => {
+            let quitting = Arc::clone(&shared);
+            proc::spawn("zring-quit", move || quit::wait(&quitting))?;
+            if let Some(after) = autoexit {
+                proc::spawn("zring-autoexit", move || {
+                    exit_when_alone(&connection, &shared, after);
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts when no client has been there for `after`. A mount that is busy all the same stays, and is looked at again.
+fn exit_when_alone(connection: &Connection, shared: &Shared, after: Duration) {
+    let often = (after / 10).clamp(Duration::from_millis(20), Duration::from_secs(1));
+    let mut was_busy = false;
+    loop {
+        std::thread::sleep(often);
+        if shared.presence.alone().is_none_or(|alone| alone < after) {
+            continue;
+        }
+        match connection.unmount(false) {
+            Ok(()) => {
+                shared.log.info("autoexit: no client is left");
+                return;
+            }
+            Err(_) if !connection.is_mounted() => return,
+            Err(errno) if !was_busy => {
+                let text = format!("autoexit: no client is left, but the mount stays: {errno}");
+                shared.log.warning(text);
+                was_busy = true;
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// Nodes belong to whom the daemon runs as.

@@ -1,18 +1,20 @@
-//! One line per event on stderr, never at a worker's expense.
+//! One line per event, never at a worker's expense.
 //!
 //! Lines go through a bounded queue to a thread of their own; when the queue is full or one kind of line comes
-//! too often they are counted instead of written.
+//! too often they are counted instead of written. They go to stderr, or where [`Glog`] puts them.
 
+use super::glog::Glog;
 use crate::kernel::proc;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use std::fmt;
 use std::io::Write;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Worth knowing.
     Info,
@@ -20,6 +22,17 @@ pub enum Level {
     Warning,
     /// Something is damaged or lost.
     Error,
+    /// The last thing that is said.
+    Fatal,
+}
+
+/// How lines look and where they go.
+#[derive(Debug)]
+pub enum Style {
+    /// `zring: <level>: <text>` on stderr.
+    Plain,
+    /// As the drop-in server writes them.
+    Glog(Glog),
 }
 
 /// Lines waiting to be written.
@@ -28,9 +41,16 @@ const QUEUE: usize = 1024;
 const BURST: u32 = 50;
 const PER_SECOND: u32 = 10;
 
-struct Line {
-    level: Level,
-    text: String,
+/// A line and where it comes from.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) level: Level,
+    pub(super) text: String,
+    pub(super) at: SystemTime,
+    pub(super) thread: i32,
+    pub(super) place: &'static Location<'static>,
+    /// One of many that are wanted, all of them.
+    trace: bool,
 }
 
 /// Where lines go; cheap to clone.
@@ -54,17 +74,29 @@ impl Log {
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(mut style: Style) -> std::io::Result<Self> {
         let (lines, taken) = bounded::<Line>(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&dropped);
         let written = Arc::new(AtomicU64::new(0));
         let done = Arc::clone(&written);
         proc::spawn("zring-log", move || {
-            let mut allowances = [Allowance::full(), Allowance::full(), Allowance::full()];
-            for line in taken {
-                if let Some(suppressed) = allowances[line.level as usize].take() {
-                    write_line(&line, suppressed + counted.swap(0, Ordering::Relaxed));
+            let mut allowances = [(); 4].map(|()| Allowance::full());
+            for mut line in taken {
+                let allowance = &mut allowances[line.level as usize];
+                if let Some(suppressed) = if line.trace {
+                    Some(0)
+                } else {
+                    allowance.take()
+                } {
+                    let suppressed = suppressed + counted.swap(0, Ordering::Relaxed);
+                    if suppressed > 0 {
+                        line.text += &format!(" (suppressed={suppressed})");
+                    }
+                    match &mut style {
+                        Style::Plain => write_line(&line),
+                        Style::Glog(glog) => glog.write(&line),
+                    }
                 }
                 done.fetch_add(1, Ordering::Release);
             }
@@ -77,8 +109,17 @@ impl Log {
         })
     }
 
-    fn put(&self, level: Level, text: String) {
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(Line { level, text }) {
+    #[track_caller]
+    fn put(&self, level: Level, text: String, trace: bool) {
+        let line = Line {
+            level,
+            text,
+            at: SystemTime::now(),
+            thread: proc::thread_id(),
+            place: Location::caller(),
+            trace,
+        };
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         } else {
             self.put.fetch_add(1, Ordering::Relaxed);
@@ -96,34 +137,44 @@ impl Log {
     }
 
     /// Worth knowing.
+    #[track_caller]
     pub fn info(&self, text: impl fmt::Display) {
-        self.put(Level::Info, text.to_string());
+        self.put(Level::Info, text.to_string(), false);
+    }
+
+    /// Worth knowing to who asked for all of it.
+    #[track_caller]
+    pub fn trace(&self, text: impl fmt::Display) {
+        self.put(Level::Info, text.to_string(), true);
     }
 
     /// Refused, or slow.
+    #[track_caller]
     pub fn warning(&self, text: impl fmt::Display) {
-        self.put(Level::Warning, text.to_string());
+        self.put(Level::Warning, text.to_string(), false);
     }
 
     /// Damaged, or lost.
+    #[track_caller]
     pub fn error(&self, text: impl fmt::Display) {
-        self.put(Level::Error, text.to_string());
+        self.put(Level::Error, text.to_string(), false);
+    }
+
+    /// The end.
+    #[track_caller]
+    pub fn fatal(&self, text: impl fmt::Display) {
+        self.put(Level::Fatal, text.to_string(), false);
     }
 }
 
-fn write_line(line: &Line, suppressed: u64) {
+fn write_line(line: &Line) {
     let level = match line.level {
         Level::Info => "info",
         Level::Warning => "warning",
-        Level::Error => "error",
-    };
-    let more = if suppressed > 0 {
-        format!(" (suppressed={suppressed})")
-    } else {
-        String::new()
+        Level::Error | Level::Fatal => "error",
     };
     // A stderr that nobody reads is no reason to stop serving.
-    let _ = writeln!(std::io::stderr(), "zring: {level}: {}{more}", line.text);
+    let _ = writeln!(std::io::stderr(), "zring: {level}: {}", line.text);
 }
 
 /// What one level may still write.

@@ -124,12 +124,17 @@ impl FileService {
     }
 
     pub(super) fn opened(&mut self, port: &mut Port, held: Held, id: NodeId) {
-        let outcome = self.open_flags(id).map(|flags| {
+        let outcome = self.open_flags(id).and_then(|flags| {
             let fh = match id {
                 fixed::ZHEAD => self.shared.zhead.open().0,
+                fixed::WATCH => self.open_link(port, &held)?,
+                fixed::ZURL => {
+                    self.shared.presence.open();
+                    0
+                }
                 _ => 0,
             };
-            reply::open(port.body(&held), fh, flags)
+            Ok(reply::open(port.body(&held), fh, flags))
         });
         self.reply(port, held, outcome);
     }
@@ -140,7 +145,9 @@ impl FileService {
         }
         Ok(match self.node(id)? {
             Node::HeadAt | Node::Stats => fopen::DIRECT_IO | fopen::NOFLUSH,
-            Node::Zhead => fopen::DIRECT_IO | fopen::NOFLUSH | fopen::STREAM | fopen::NONSEEKABLE,
+            Node::Zhead | Node::Watch => {
+                fopen::DIRECT_IO | fopen::NOFLUSH | fopen::STREAM | fopen::NONSEEKABLE
+            }
             Node::File(file) => {
                 self.refuse(&file)?;
                 fopen::KEEP_CACHE | fopen::NOFLUSH
@@ -194,6 +201,7 @@ impl FileService {
                 Err(errno) => Err(errno),
             },
             Ok(Node::Zhead) => return self.read_zhead(port, held, unique, fh),
+            Ok(Node::Watch) => return self.read_link(port, held, unique, fh),
             Ok(node) => match self.text(&node) {
                 Some(text) => {
                     let from = usize::try_from(off).unwrap_or(usize::MAX).min(text.len());
@@ -242,7 +250,7 @@ impl FileService {
     }
 
     /// Bytes that a READ asks for.
-    fn room(port: &Port, held: &Held) -> usize {
+    pub(super) fn room(port: &Port, held: &Held) -> usize {
         match port.request(held).map(|request| request.op) {
             Ok(Op::Read { size, .. }) => usize::try_from(size).unwrap_or(0),
             _ => 0,

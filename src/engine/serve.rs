@@ -6,15 +6,17 @@
 //!
 //! Owned by its worker: the view of head it answers from, the objects it keeps, what it has noted, parked tasks.
 
+use super::killed::Suspects;
 use super::loading::{Delivery, Fetched, Loading, TaskId};
 use super::notifier::Keep;
 use super::probe;
 use super::shared::{Counters, Mailbox, Published, Shared, ToControl, ToWorker};
 use super::task::{Extent, Job, RawKey, Task, Wants};
+use super::watching::Watching;
 use super::worker::Service;
 use crate::base::limit;
 use crate::base::span::KeySet;
-use crate::base::{Fh, NodeId, Oid, Rev, Tid, Unique};
+use crate::base::{BlkNo, Fh, NodeId, Oid, Rev, Tid, Unique};
 use crate::fs::cache::Cache;
 use crate::fs::read::Info;
 use crate::fs::touch::Touch;
@@ -23,7 +25,6 @@ use crate::fs::tree::{self, FileNode, Node};
 use crate::kernel::mount::Connection;
 use crate::kernel::notify::{self, Told};
 use crate::kernel::port::{Held, Port, ReadDone};
-use crate::kernel::proc;
 use crate::store::file::FileView;
 use crate::wire::fuse::notify::{self as notices, RetrieveId, RetrieveLen};
 use crate::wire::fuse::reply;
@@ -40,8 +41,6 @@ use std::time::{Duration, Instant};
 
 /// How long at least nobody has asked for anything before blocks are stored for readers to come.
 const IDLE: Duration = Duration::from_millis(2);
-/// How often callers that were signalled are looked at.
-const SIGNALLED_LOOK: Duration = Duration::from_millis(50);
 /// INTERRUPTs remembered that came before their request.
 const INTERRUPTED_MAX: usize = 64;
 
@@ -97,15 +96,19 @@ pub struct FileService {
     pub(super) future: Vec<(Tid, Unique, Held)>,
     /// Reads of zhead that wait for the next transaction.
     pub(super) zhead_reads: Vec<(Fh, Unique, Held)>,
+    /// What control answers.
+    pub(super) watching: Watching,
     /// OPENs whose pages are being stored.
     pub(super) opening: Vec<(Unique, NodeId, Held)>,
     /// The READ that waits until it is known what the kernel gives back.
     pub(super) probing: Option<(Held, usize, Instant)>,
     pub(super) interrupted: VecDeque<Unique>,
-    /// Parked requests whose callers were signalled, and were not being killed when last looked at.
-    pub(super) signalled: Vec<Unique>,
+    /// Callers that may be being killed.
+    pub(super) suspects: Suspects,
     pub(super) wants: Wants,
     pub(super) seen: RefCell<Vec<Oid>>,
+    /// Blocks of the READ at hand that may need pins.
+    pub(super) blks: Vec<BlkNo>,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) fetched: Vec<(Oid, Fetched)>,
     /// Requests of all workers, and when there were so many first.
@@ -134,12 +137,14 @@ impl FileService {
             ready: Vec::new(),
             future: Vec::new(),
             zhead_reads: Vec::new(),
+            watching: Watching::default(),
             opening: Vec::new(),
             probing: None,
             interrupted: VecDeque::with_capacity(INTERRUPTED_MAX + 1),
-            signalled: Vec::new(),
+            suspects: Suspects::default(),
             wants: Wants::default(),
             seen: RefCell::default(),
+            blks: Vec::new(),
             deliveries: Vec::new(),
             fetched: Vec::new(),
             quiet: (0, Instant::now()),
@@ -154,6 +159,15 @@ impl FileService {
     pub(super) fn reply(&self, port: &mut Port, held: Held, outcome: Result<usize, i32>) {
         if outcome.is_err_and(|errno| errno != libc::ENOSYS) {
             Counters::add(&self.counters().errors, 1);
+        }
+        if self.shared.trace
+            && let Ok(request) = port.request(&held)
+        {
+            let unique = request.unique.0;
+            match outcome {
+                Ok(len) => self.shared.log.trace(format!("#{unique} -> {len} bytes")),
+                Err(errno) => self.shared.log.trace(format!("#{unique} -> errno {errno}")),
+            }
         }
         port.reply(held, outcome);
     }
@@ -265,6 +279,12 @@ impl FileService {
         }
     }
 
+    /// Whether the INTERRUPT of a request came before it.
+    pub(super) fn was_interrupted(&mut self, unique: Unique) -> bool {
+        let at = self.interrupted.iter().position(|&u| u == unique);
+        at.is_some_and(|at| self.interrupted.remove(at).is_some())
+    }
+
     /// The caller of a request was signalled: a parked one is answered, others are about to be anyway.
     fn interrupt(&mut self, port: &mut Port, unique: Unique) {
         if let Some(at) = self.future.iter().position(|(_, u, _)| *u == unique) {
@@ -276,40 +296,17 @@ impl FileService {
             let (_, _, held) = self.zhead_reads.swap_remove(at);
             return self.reply(port, held, Err(libc::EINTR));
         }
-        if self.parked(unique).is_some() {
-            self.signalled.push(unique);
-            return self.end_killed(port);
+        if self.is_of_link(unique) {
+            // Whether it gets a message or not is for control to say.
+            return self.tell_interrupted(unique);
+        }
+        if self.parked(unique).is_some() || self.is_pinning(unique) {
+            return self.suspect(port, unique);
         }
         if self.interrupted.len() == INTERRUPTED_MAX {
             self.interrupted.pop_front();
         }
         self.interrupted.push_back(unique);
-    }
-
-    fn parked(&mut self, unique: Unique) -> Option<&mut Task> {
-        let mut tasks = self.tasks.iter_mut().flatten();
-        tasks.find(|task| task.unique == unique && task.held.is_some())
-    }
-
-    /// Answers parked requests whose callers are being killed. One that was merely signalled gets what it asked for: no reader of a file
-    /// expects EINTR, and for a page fault it may be SIGBUS (kernel-note 0017). The kernel tells of the first signal only.
-    fn end_killed(&mut self, port: &mut Port) {
-        for unique in std::mem::take(&mut self.signalled) {
-            let Some(task) = self.parked(unique) else {
-                continue;
-            };
-            let held = task.held.as_ref().expect("just looked");
-            let caller = port.request(held).map_or(0, |request| request.pid);
-            if !proc::is_being_killed(caller) {
-                self.signalled.push(unique);
-                continue;
-            }
-            let task = self.parked(unique).expect("just looked");
-            // Its loads go on for others; its place is kept until they have come.
-            task.job = Job::Abandoned;
-            let held = task.held.take().expect("just looked");
-            self.reply(port, held, Err(libc::EINTR));
-        }
     }
 
     /// Stores a block when nobody has asked for anything for a while; tells when to look again.
@@ -480,6 +477,9 @@ impl Service for FileService {
                 .error("the kernel sent a request that cannot be read");
             return self.reply(port, held, Err(libc::EIO));
         };
+        if self.shared.trace {
+            self.shared.log.trace(request);
+        }
         let (id, unique) = (request.node, request.unique);
         let outcome = match request.op {
             Op::Lookup { .. } => return self.lookup(port, held, unique, id),
@@ -512,14 +512,20 @@ impl Service for FileService {
             }
             Op::Open { .. } => return self.open(port, held, unique, id),
             Op::Release { fh, .. } => {
-                if id == tree::fixed::ZHEAD {
-                    self.shared.zhead.release(fh);
+                match id {
+                    tree::fixed::ZHEAD => self.shared.zhead.release(fh),
+                    tree::fixed::WATCH => self.close_link(fh),
+                    tree::fixed::ZURL => self.shared.presence.close(),
+                    _ => {}
                 }
                 Ok(0)
             }
             Op::Destroy => Ok(0),
             Op::Readdir { off, size } => self.readdir(port, &held, id, (off, size)),
             Op::Statfs => Ok(reply::statfs(port.body(&held))),
+            Op::Write { .. } if id == tree::fixed::WATCH => {
+                return self.write_link(port, held, unique);
+            }
             Op::Write { .. } | Op::Init { .. } | Op::Other { .. } => Err(libc::ENOSYS),
         };
         self.reply(port, held, outcome);
@@ -559,7 +565,12 @@ impl Service for FileService {
                 ToWorker::Shown => {
                     self.wake_future(port);
                     self.wake_zhead(port);
+                    self.end_links(port);
                 }
+                ToWorker::LinkRead(unique, result) => self.link_read(port, unique, result),
+                ToWorker::LinkWrote(unique, result) => self.link_wrote(port, unique, result),
+                ToWorker::WayOut(unique) => self.way_out(port, unique),
+                ToWorker::Granted(unique, granted) => self.granted(port, unique, granted),
                 ToWorker::Stored(unique) => self.stored(port, unique),
                 ToWorker::Probed => self.probed(port),
                 ToWorker::Interrupt(unique) => self.interrupt(port, unique),
@@ -573,6 +584,7 @@ impl Service for FileService {
                     if let Some(mut touches) = self.shared.touches(self.index) {
                         touches.retain(|id| !ids.contains(&id));
                     }
+                    self.forget_storing(&ids);
                     // What is still being stored for them would note them again.
                     let left = self.tasks.iter_mut().flatten().filter(|t| t.held.is_none());
                     for task in left.filter(|t| t.job.node().is_some_and(|id| ids.contains(&id))) {
@@ -598,10 +610,8 @@ impl Service for FileService {
                 wait = Some(wait.map_or(left, |wait| wait.min(left)));
             }
         }
-        if !self.signalled.is_empty() {
-            self.end_killed(port);
-            let look = |wait: Duration| wait.min(SIGNALLED_LOOK);
-            wait = Some(wait.map_or(SIGNALLED_LOOK, look));
+        if let Some(look) = self.end_killed(port) {
+            wait = Some(wait.map_or(look, |wait| wait.min(look)));
         }
         if self.shared.leave(self.index) {
             self.links.control.send(ToControl::Look);
@@ -620,6 +630,9 @@ impl Service for FileService {
         let opening = self.opening.drain(..).map(|(_, _, held)| held);
         let probing = self.probing.take().map(|(held, ..)| held);
         let waiting = future.chain(zheads).chain(opening).chain(probing);
-        parked.chain(waiting).for_each(|held| port.discard(held));
+        parked
+            .chain(waiting)
+            .chain(self.watching.drain())
+            .for_each(|held| port.discard(held));
     }
 }

@@ -10,6 +10,8 @@
 //!   control --Drop--> notifier --Dropped--> control
 //!   workers --stores--> storer          drops take back what is queued of theirs
 //!   control, workers --kept pages--> keeper --Stored--> workers
+//!   workers --OfLink--> control         what clients write and read, and READs that may need a pin
+//!   control --LinkRead, LinkWrote, Granted--> workers
 //! ```
 //!
 //! # When has a worker passed?
@@ -18,8 +20,10 @@
 //! before it waits. Control makes a state public before it looks at what workers say. So either control sees that the worker
 //! is busy with the old state, or the worker sees the new one: an idle worker costs a commit nothing.
 
+use super::links::{LinkCounts, OfLink};
 use super::log::Log;
 use super::notifier::Stores;
+use super::presence::Presence;
 use super::probe::Probe;
 use super::zhead::Zhead;
 use crate::base::limit;
@@ -78,6 +82,18 @@ pub struct Shared {
     pub debug: bool,
     /// `.wcfs/debug/zhead`
     pub zhead: Zhead,
+    /// What is watched.
+    pub isolation: LinkCounts,
+    /// Clients brought out of waiting for themselves so far.
+    pub ways_out: AtomicU64,
+    /// Links opened so far.
+    pub links: AtomicU64,
+    /// Opens of `.wcfs/zurl`.
+    pub presence: Presence,
+    /// Every request and reply is logged.
+    pub trace: bool,
+    /// A database that cannot be followed ends the daemon.
+    pub is_drop_in: bool,
     /// Where lines go.
     pub log: Log,
 }
@@ -156,6 +172,10 @@ pub struct Setup {
     pub max_record: usize,
     /// Whether `.wcfs/debug` is there.
     pub debug: bool,
+    /// Whether every request and reply is logged.
+    pub trace: bool,
+    /// Whether a database that cannot be followed ends the daemon.
+    pub is_drop_in: bool,
     /// Where lines go.
     pub log: Log,
 }
@@ -184,6 +204,12 @@ impl Shared {
             max_record: setup.max_record,
             debug: setup.debug,
             zhead: Zhead::default(),
+            isolation: LinkCounts::default(),
+            ways_out: AtomicU64::new(0),
+            links: AtomicU64::new(0),
+            presence: Presence::default(),
+            trace: setup.trace,
+            is_drop_in: setup.is_drop_in,
             log: setup.log,
         }
     }
@@ -289,19 +315,23 @@ impl Shared {
         self.sum(|c| &c.requests)
     }
 
-    /// `.wcfs/stats`: the names its readers know first, ours behind; capitals are gauges.
+    /// `.wcfs/stats`: the names its readers know first, ours behind; capitals are gauges. Who reads it wants to know that nothing
+    /// hangs: it takes every lock once, each for a moment.
     pub fn stats(&self) -> String {
+        drop(self.states.lock());
+        drop(self.kept.lock());
         let (files, revs) = self.tree().counts();
         let count = |n: usize| n as u64;
+        let [links, watches, pinned, pins, kills] = self.isolation.all();
         let lines = [
             ("BigFile", count(files)),
             ("RevHead", count(revs)),
             ("ZHeadLink", count(self.zhead.count())),
-            ("WatchLink", 0),
-            ("Watch", 0),
-            ("PinnedBlk", 0),
-            ("pin", 0),
-            ("pinkill", 0),
+            ("WatchLink", links),
+            ("Watch", watches),
+            ("PinnedBlk", pinned),
+            ("pin", pins),
+            ("pinkill", kills),
             ("fuse_request", self.sum(|c| &c.requests)),
             ("fuse_read", self.sum(|c| &c.reads)),
             ("fuse_read_bytes", self.sum(|c| &c.read_bytes)),
@@ -310,6 +340,7 @@ impl Shared {
             ("load_place", self.sum(|c| &c.places)),
             ("load_wait", self.sum(|c| &c.waits)),
             ("store", self.sum(|c| &c.stores)),
+            ("wayout", self.ways_out.load(Ordering::Relaxed)),
             ("decode_rejected", self.sum(|c| &c.rejected)),
         ];
         lines
@@ -351,6 +382,14 @@ pub enum ToWorker {
     Stored(Unique),
     /// It is known whether the kernel can be asked for its pages.
     Probed,
+    /// A read of `head/watch` returns.
+    LinkRead(Unique, Result<Vec<u8>, i32>),
+    /// A write of `head/watch` returns.
+    LinkWrote(Unique, Result<usize, i32>),
+    /// A READ is answered as it is: its caller is stopped, and the page goes before it goes on.
+    WayOut(Unique),
+    /// What a READ shows is pinned wherever it has to be; or nobody can tell.
+    Granted(Unique, bool),
 }
 
 /// To control.
@@ -364,6 +403,8 @@ pub enum ToControl {
     DropFailed(crate::kernel::notify::NotifyError),
     /// The kernel forgot these nodes.
     Forgotten(Arc<[NodeId]>),
+    /// Isolation.
+    OfLink(OfLink),
     /// Pages that were asked for.
     Retrieved {
         /// Number of the RETRIEVE.

@@ -65,6 +65,15 @@ pub struct Failed<E> {
     pub error: E,
 }
 
+/// A question cannot be answered.
+#[derive(Debug)]
+pub enum Unasked<E> {
+    /// What the database has is damaged.
+    Zodb(ZodbError),
+    /// The database fails.
+    Source(E),
+}
+
 /// The transaction that is looked at.
 #[derive(Clone, Debug)]
 pub struct Passing {
@@ -140,6 +149,8 @@ pub struct History<S> {
     /// Changed objects of each transaction that is remembered, and their sum.
     sizes: VecDeque<(Tid, usize)>,
     remembered: usize,
+    /// How many blocks files had.
+    blocks_at: FxHashMap<(Oid, Tid), u64>,
     /// Files that the transaction under way leaves nothing of.
     lost: Vec<(Oid, Option<NodeId>)>,
     /// Files that the kernel forgot while a transaction was passing.
@@ -164,6 +175,7 @@ impl<S: Source> History<S> {
             uncounted: 0,
             sizes: VecDeque::new(),
             remembered: 0,
+            blocks_at: FxHashMap::default(),
             lost: Vec::new(),
             forgotten: Vec::new(),
             gone: VecDeque::new(),
@@ -343,16 +355,41 @@ impl<S: Source> History<S> {
     /// The revision that a client of a view as of `at` is sent to for a block, if that is easy to tell.
     pub fn rev_at(&mut self, node: NodeId, blk: BlkNo, at: Tid) -> Option<Tid> {
         let oid = self.oid(node)?;
+        let found = self.ask(|tail, states, need| tail.rev_at(states, need, oid, blk, at));
+        found.ok().map(|found| found.tid)
+    }
+
+    /// Asks until everything is at hand.
+    pub(super) fn ask<T>(
+        &mut self,
+        mut question: impl FnMut(&mut FTail, &S, &mut Need) -> Result<Step<T>, ZodbError>,
+    ) -> Result<T, Unasked<S::Error>> {
         self.source.known().begin();
         loop {
             self.need.clear();
-            let (source, need) = (&self.source, &mut self.need);
-            match self.tail.rev_at(source, need, oid, blk, at) {
-                Ok(Step::Done(found)) => return Some(found.tid),
-                Ok(Step::Need) => self.source.bring(&self.need).ok()?,
-                Err(_) => return None,
+            let step = question(&mut self.tail, &self.source, &mut self.need);
+            match step.map_err(Unasked::Zodb)? {
+                Step::Done(found) => return Ok(found),
+                Step::Need => self.source.bring(&self.need).map_err(Unasked::Source)?,
             }
         }
+    }
+
+    /// Whether a transaction is looked at that not every worker has.
+    pub fn is_passing(&self) -> bool {
+        self.passing.is_some()
+    }
+
+    /// How many blocks a file had, if that was asked lately.
+    pub(super) fn blocks_known(&self, oid: Oid, at: Tid) -> Option<u64> {
+        self.blocks_at.get(&(oid, at)).copied()
+    }
+
+    pub(super) fn know_blocks(&mut self, oid: Oid, at: Tid, blocks: u64) {
+        if self.blocks_at.len() >= limit::SIZES_KNOWN_MAX {
+            self.blocks_at.clear();
+        }
+        self.blocks_at.insert((oid, at), blocks);
     }
 
     /// Nobody can tell what changed: all of every file.
@@ -372,6 +409,7 @@ impl<S: Source> History<S> {
         self.astray.clear();
         self.sizes.clear();
         self.remembered = 0;
+        self.blocks_at.clear();
         let head = self.source.head();
         self.source.known().clear(head);
     }

@@ -14,6 +14,7 @@ pub mod errno;
 pub mod history;
 pub mod kept;
 pub mod pagecache;
+pub mod past;
 pub mod read;
 pub mod revision;
 pub mod states;

@@ -1,7 +1,7 @@
 //! Names and nodes of the mount.
 //!
 //! ```text
-//!   /  head/  at  bigfile/<oid>      @<tid>/  bigfile/<oid>      .wcfs/  zurl  pintimeout  stats
+//!   /  head/  at  watch  bigfile/<oid>      @<tid>/  bigfile/<oid>      .wcfs/  zurl  pintimeout  stats
 //! ```
 //!
 //! The fixed nodes have fixed ids. Others get the next number when their name is first looked up and keep it until
@@ -37,6 +37,8 @@ pub mod fixed {
     pub const DEBUG: NodeId = NodeId(9);
     /// `/.wcfs/debug/zhead`
     pub const ZHEAD: NodeId = NodeId(10);
+    /// `/head/watch`
+    pub const WATCH: NodeId = NodeId(11);
     /// First id of nodes that come and go.
     pub const FIRST_FREE: u64 = 64;
 }
@@ -54,9 +56,14 @@ pub struct FileNode {
     mtime: AtomicU64,
     /// Bytes, of a file below `@<tid>`: 0 until the kernel is told.
     size: AtomicU64,
+    /// Somebody sees it as of this state, nobody as of an older one; [`UNWATCHED`] if nobody watches.
+    watched: AtomicU64,
     /// The ZBigFile itself changed under head: this node answers EIO, the name leads to a new one.
     gone: AtomicBool,
 }
+
+/// No tid.
+const UNWATCHED: u64 = u64::MAX;
 
 impl FileNode {
     /// The transaction that stat shows as last change, once known.
@@ -79,6 +86,11 @@ impl FileNode {
         self.size.store(size, Ordering::Release);
     }
 
+    /// What changed after this has to be asked for before it is shown, if there is such a state.
+    pub fn watched(&self) -> Option<Tid> {
+        Some(Tid(self.watched.load(Ordering::SeqCst))).filter(|&tid| tid != Tid(UNWATCHED))
+    }
+
     /// Whether the node outlived its ZBigFile.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
@@ -96,6 +108,8 @@ pub enum Node {
     Bigfile(Rev),
     /// `head/at`
     HeadAt,
+    /// `/head/watch`
+    Watch,
     /// `/.wcfs`
     Wcfs,
     /// `.wcfs/zurl`
@@ -171,6 +185,7 @@ pub fn resolve(parent: &Node, name: &[u8]) -> Result<Name, NameError> {
             }
         }
         (Node::View(Rev::Head), b"at") => fixed(fixed::HEAD_AT),
+        (Node::View(Rev::Head), b"watch") => fixed(fixed::WATCH),
         (Node::View(Rev::Head), b"bigfile") => fixed(fixed::HEAD_BIGFILE),
         (Node::View(Rev::At(tid)), b"bigfile") => Ok(Name::RevBigfile(*tid)),
         (Node::Wcfs, b"zurl") => fixed(fixed::ZURL),
@@ -194,6 +209,7 @@ pub fn fixed_node(id: NodeId) -> Option<Node> {
         fixed::HEAD => Node::View(Rev::Head),
         fixed::HEAD_BIGFILE => Node::Bigfile(Rev::Head),
         fixed::HEAD_AT => Node::HeadAt,
+        fixed::WATCH => Node::Watch,
         fixed::WCFS => Node::Wcfs,
         fixed::ZURL => Node::Zurl,
         fixed::PINTIMEOUT => Node::Pintimeout,
@@ -236,6 +252,8 @@ pub struct Tree {
     known: FxHashMap<NodeId, Known>,
     files: FxHashMap<(Rev, Oid), NodeId>,
     revs: FxHashMap<Tid, RevNodes>,
+    /// Files that are watched, and the oldest state that somebody sees.
+    watched: FxHashMap<Oid, Tid>,
     given: u64,
 }
 
@@ -300,6 +318,8 @@ impl Tree {
         let id = match self.files.get(&(rev, oid)) {
             Some(&id) => id,
             None => {
+                let watched = self.watched.get(&oid).filter(|_| rev == Rev::Head);
+                let watched = watched.map_or(UNWATCHED, |at| at.0);
                 let id = self.add(|id| {
                     let mtime = AtomicU64::new(mtime.0);
                     Node::File(Arc::new(FileNode {
@@ -308,6 +328,7 @@ impl Tree {
                         oid,
                         mtime,
                         size: 0.into(),
+                        watched: watched.into(),
                         gone: false.into(),
                     }))
                 });
@@ -322,6 +343,18 @@ impl Tree {
         match &self.known[&id].node {
             Node::File(file) => Arc::clone(file),
             other => unreachable!("BUG: the table of files names {other:?}"),
+        }
+    }
+
+    /// READs of a file under head have to ask about what changed after this from now on: `None` for nothing.
+    pub fn watch(&mut self, oid: Oid, after: Option<Tid>) {
+        match after {
+            Some(at) => self.watched.insert(oid, at),
+            None => self.watched.remove(&oid),
+        };
+        if let Some(file) = self.file(Rev::Head, oid) {
+            let at = after.map_or(UNWATCHED, |at| at.0);
+            file.watched.store(at, Ordering::SeqCst);
         }
     }
 
@@ -411,6 +444,7 @@ impl Tree {
             Node::View(Rev::Head) => vec![
                 entry(fixed::HEAD_BIGFILE, "bigfile", true),
                 entry(fixed::HEAD_AT, "at", false),
+                entry(fixed::WATCH, "watch", false),
             ],
             Node::View(Rev::At(tid)) => self
                 .revs

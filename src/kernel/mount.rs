@@ -1,4 +1,4 @@
-//! Makes a FUSE connection and ends it: mount(2) as root, `fusermount3` as anybody else.
+//! Makes a FUSE connection and ends it: mount(2) as root, `fusermount3` (or `fusermount`) as anybody else.
 //!
 //! Holds the descriptor of `/dev/fuse` and, opened while that is still safe, the control file that aborts the
 //! connection. The daemon never looks at its own mount by path: what it needs is in mountinfo.
@@ -177,16 +177,31 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Errno> {
     if nix::unistd::geteuid().is_root() {
         return nix::mount::umount2(path, flags);
     }
-    let mut helper = Command::new("fusermount3");
-    helper.arg("-u").arg("-q");
-    if lazy {
-        helper.arg("-z");
-    }
-    match helper.arg("--").arg(path).status() {
+    let status = with_helper(|helper| {
+        helper.arg("-u").arg("-q");
+        if lazy {
+            helper.arg("-z");
+        }
+        helper.arg("--").arg(path).status()
+    });
+    match status {
         Ok(status) if status.success() => Ok(()),
         Ok(_) => Err(Errno::EBUSY),
         Err(_) => Err(Errno::ENOENT),
     }
+}
+
+/// Runs `fusermount3`, or `fusermount` where there is none. Who starts us may have a bare PATH.
+fn with_helper<T>(mut run: impl FnMut(&mut Command) -> io::Result<T>) -> io::Result<T> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut dirs = std::env::split_paths(&path).collect::<Vec<_>>();
+    dirs.extend(["/bin".into(), "/usr/bin".into()]);
+    let found = ["fusermount3", "fusermount"]
+        .iter()
+        .flat_map(|name| dirs.iter().map(move |dir| dir.join(name)))
+        .find(|program| program.is_file());
+    let program = found.ok_or(io::ErrorKind::NotFound)?;
+    run(&mut Command::new(program))
 }
 
 /// Asks a mount for its figures, as any program would. Enters the mount: never in the daemon.
@@ -296,12 +311,14 @@ fn mount_helper(spec: &MountSpec) -> Result<File, MountError> {
             options.push_str(name);
         }
     }
-    let child = Command::new("fusermount3")
-        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
-        .args(["-o", &options, "--"])
-        .arg(&spec.mountpoint)
-        .stderr(Stdio::piped())
-        .spawn();
+    let child = with_helper(|helper| {
+        helper
+            .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+            .args(["-o", &options, "--"])
+            .arg(&spec.mountpoint)
+            .stderr(Stdio::piped())
+            .spawn()
+    });
     let child = child.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => MountError::NoHelper,
         _ => MountError::Handshake(error),
@@ -411,6 +428,51 @@ pub fn handshake(mut fuse: &File, rings: bool) -> Result<Session, MountError> {
                 rings,
                 offer,
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// A kernel that offers all there is; what it is told.
+    fn told(rings: bool) -> [u8; 16 + abi::INIT_OUT_LEN] {
+        let (mut kernel, daemon) = UnixStream::pair().unwrap();
+        let head = abi::InHeader {
+            len: 104,
+            opcode: 26,
+            unique: 2,
+            ..Default::default()
+        };
+        // Version, readahead, and 64 flags: every one.
+        let mut body = [0xff; 64];
+        for (at, word) in [(0, 7u32), (4, 45), (8, 12_345)] {
+            body[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+        }
+        kernel
+            .write_all(&[abi::bytes(&head), &body].concat())
+            .unwrap();
+        let session = handshake(&File::from(OwnedFd::from(daemon)), rings).unwrap();
+        assert_eq!(session.rings, rings);
+        let mut reply = [0; 16 + abi::INIT_OUT_LEN];
+        kernel.read_exact(&mut reply).unwrap();
+        reply
+    }
+
+    #[test]
+    fn e19_init_takes_what_clients_rely_on() {
+        for rings in [false, true] {
+            let reply = told(rings);
+            let word = |at: usize| abi::read::<u32>(&reply[16 + at..]).unwrap();
+            assert_eq!((word(0), word(4)), (7, 45));
+            assert_eq!(word(8), 12_345, "readahead is the kernel's affair");
+            let flags = u64::from(word(32)) << 32 | u64::from(word(12));
+            let auto_inval_data = 1 << 12;
+            assert_eq!(flags & auto_inval_data, 0);
+            assert_ne!(flags & init::EXPLICIT_INVAL_DATA, 0);
+            assert_eq!(flags & init::OVER_IO_URING != 0, rings);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Starts a named thread.
 ///
@@ -112,6 +112,76 @@ pub fn is_being_killed(tid: u32) -> bool {
         || is_set("ShdPnd:")
 }
 
+/// Number of the calling thread, as `/proc` has it.
+pub fn thread_id() -> i32 {
+    nix::unistd::gettid().as_raw()
+}
+
+/// A moment as clocks on the wall show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WallTime {
+    /// Year, month from 1, day.
+    pub date: (i32, i32, i32),
+    /// Hour, minute, second.
+    pub time: (i32, i32, i32),
+    /// Microsecond.
+    pub micros: u32,
+}
+
+impl WallTime {
+    /// In the time zone of this process.
+    pub fn of(at: SystemTime) -> Self {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = since.as_secs().try_into().unwrap_or_default();
+        let mut out = std::mem::MaybeUninit::<libc::tm>::zeroed();
+        // SAFETY: both pointers are to live values of the right type; the second is written before the call returns.
+        unsafe { libc::localtime_r(&raw const seconds, out.as_mut_ptr()) };
+        // SAFETY: all zeros is a valid `tm`, which is what it is should the call have failed.
+        let tm = unsafe { out.assume_init() };
+        Self {
+            date: (tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday),
+            time: (tm.tm_hour, tm.tm_min, tm.tm_sec),
+            micros: since.subsec_micros(),
+        }
+    }
+}
+
+/// Lets some time pass.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the caller has nothing to wait on"
+)]
+pub fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
+}
+
+/// Name of this machine up to the first dot, and of the user this process acts as.
+pub fn host_and_user() -> (String, String) {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let host = host.to_string_lossy();
+    let host = host.split('.').next().unwrap_or_default().to_owned();
+    let uid = nix::unistd::geteuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten();
+    (host, user.map_or_else(|| uid.to_string(), |user| user.name))
+}
+
+fn quit_signal() -> SigSet {
+    [Signal::SIGQUIT].into_iter().collect()
+}
+
+/// Leaves SIGQUIT to [`wait_for_quit`], in this thread and those it starts. Other signals do what they always do.
+///
+/// # Errors
+/// Never on Linux.
+pub fn block_quit() -> io::Result<()> {
+    Ok(quit_signal().thread_block()?)
+}
+
+/// Waits for SIGQUIT.
+pub fn wait_for_quit() {
+    while quit_signal().wait().is_err() {}
+}
+
 fn stop_signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
 }
@@ -166,4 +236,18 @@ pub fn let_go_of_terminal(log: &str) -> io::Result<()> {
     // So that the reader of stdout sees its end.
     nix::unistd::dup2_stdout(null.as_ref().unwrap_or(&log))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_time_has_all_its_parts() {
+        // The 2nd of January of 2001 is that in every time zone at noon of UTC, but for the far side of the date line.
+        let at = UNIX_EPOCH + Duration::from_micros(978_436_800_000_000 + 123_456);
+        let wall = WallTime::of(at);
+        assert_eq!((wall.date.0, wall.date.1, wall.micros), (2001, 1, 123_456));
+        assert!((1..=3).contains(&wall.date.2) && (0..24).contains(&wall.time.0));
+    }
 }

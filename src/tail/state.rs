@@ -14,7 +14,7 @@ pub type Need = Vec<(Tid, Oid)>;
 
 /// One of the states.
 #[derive(Debug)]
-pub(super) struct At<'a, S: ?Sized> {
+pub struct At<'a, S: ?Sized> {
     states: &'a S,
     at: Tid,
 }
@@ -26,7 +26,10 @@ impl<S: States + ?Sized> Objects for At<'_, S> {
 }
 
 /// Asks something of one state.
-pub(super) fn ask<S: States + ?Sized, T>(
+///
+/// # Errors
+/// As the question.
+pub fn ask<S: States + ?Sized, T>(
     states: &S,
     need: &mut Need,
     at: Tid,

@@ -6,3 +6,4 @@
 pub mod fs1;
 pub mod fuse;
 pub mod pickle;
+pub mod watch;

@@ -123,6 +123,8 @@ fn perform(words: &[&str], held: &mut Vec<File>) -> io::Result<String> {
             let threads = usize::try_from(number(2)).unwrap();
             many(at, threads, words[3].parse().ok(), words.get(4).copied())
         }
+        // fault PATH DIR OFF HOW: see there
+        "fault" => crate::retry::fault(&map(&File::open(at)?)?, words[2], number(3), words[4]),
         "pin" => {
             pin(words[1].parse().unwrap());
             Ok("pinned".to_owned())

@@ -42,6 +42,7 @@ mod parked;
 mod raw;
 mod readahead;
 mod retrieve;
+mod retry;
 mod reuse;
 mod rings;
 mod shrink;

@@ -37,6 +37,10 @@ pub(crate) struct State {
     parks: Vec<(String, u64, u64)>,
     /// Counted up to have everything parked answered.
     releases: u64,
+    /// With this errno, if any.
+    refusal: Option<i32>,
+    /// Parked requests that were answered.
+    answered: usize,
     pub(crate) parked: usize,
     /// Requests by channel and kind.
     counts: BTreeMap<(&'static str, &'static str), u64>,
@@ -62,6 +66,8 @@ impl Default for State {
         Self {
             parks: Vec::new(),
             releases: 0,
+            refusal: None,
+            answered: 0,
             parked: 0,
             counts: BTreeMap::new(),
             reads: Vec::new(),
@@ -119,11 +125,27 @@ impl Script {
         let n = {
             let mut state = self.state();
             state.parks.clear();
+            state.refusal = None;
             state.releases += 1;
             state.parked
         };
         self.wake();
         match self.wait_until(|s| s.parked == 0) {
+            true => n.to_string(),
+            false => format!("{} stay", self.state().parked),
+        }
+    }
+
+    /// Answers what is parked, maybe with an errno, and goes on parking; how many requests that were.
+    pub(crate) fn answer(&self, refusal: Option<i32>) -> String {
+        let (n, answered) = {
+            let mut state = self.state();
+            state.refusal = refusal;
+            state.releases += 1;
+            (state.parked, state.answered + state.parked)
+        };
+        self.wake();
+        match self.wait_until(|s| s.answered >= answered) {
             true => n.to_string(),
             false => format!("{} stay", self.state().parked),
         }
@@ -441,7 +463,11 @@ impl Service for Actor {
             self.releases = state.releases;
             for (held, ask) in self.parked.drain(..) {
                 state.parked -= 1;
-                let outcome = state.answer(port, &held, &ask);
+                state.answered += 1;
+                let outcome = match state.refusal {
+                    Some(errno) => Err(errno),
+                    None => state.answer(port, &held, &ask),
+                };
                 port.reply(held, outcome);
             }
         }

@@ -133,6 +133,8 @@ impl Director {
                 "parking".to_owned()
             }
             "release" => script.release(),
+            "answer" => script.answer(None),
+            "refuse" => script.answer(i32::try_from(number(1)).ok()),
             "parked" => script.state().parked.to_string(),
             "counts" => script.counts(),
             "reads" => script.reads(),

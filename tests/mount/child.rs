@@ -79,6 +79,12 @@ impl Running {
     pub(crate) fn wait(mut self, limit: Duration) -> Ended {
         let mut status = wait_until(limit, || self.child.try_wait().unwrap());
         if status.is_none() {
+            let seen = |name: &str| {
+                let path = format!("/proc/{}/{name}", self.child.id());
+                fs::read_to_string(path).unwrap_or_default()
+            };
+            let state = seen("status").lines().nth(2).unwrap_or_default().to_owned();
+            self.what += &format!(" [{state}, {}, {}]", seen("wchan"), seen("stack"));
             let _ = self.child.kill();
             // Its end is awaited, its status is not taken: it did not end by itself.
             let _ = self.child.wait();

@@ -12,7 +12,7 @@ use crate::base::Base;
 use crate::child::becomes_true;
 use crate::machine::Transport;
 use crate::on_each_transport;
-use crate::rig::{Mount, Rig, SHORT};
+use crate::rig::{Mount, Rig, SHORT, zurl};
 use crate::visitor::Visitor;
 
 const PAGE: u64 = 4096;
@@ -42,11 +42,24 @@ pub(crate) struct Scene<'r> {
 impl<'r> Scene<'r> {
     /// Mounts what `make` has committed.
     pub(crate) fn new(rig: &'r Rig, transport: Transport, make: impl FnOnce(&mut Base)) -> Self {
+        Self::with(rig, transport, "", make)
+    }
+
+    /// The same with more options, each after a comma.
+    pub(crate) fn with(
+        rig: &'r Rig,
+        transport: Transport,
+        options: &str,
+        make: impl FnOnce(&mut Base),
+    ) -> Self {
         let path = rig.path("Data.fs");
         let mut base = Base::create(&path);
         make(&mut base);
         let start = base.commit();
-        let mount = rig.up(&path, transport);
+        let options = format!("transport={}{options}", transport.name());
+        let mount = rig
+            .mount("mnt", &zurl(&path), &options)
+            .unwrap_or_else(|e| panic!("no mount: {e}"));
         let inside = Visitor::enter(rig, &mount.at);
         Self {
             base,

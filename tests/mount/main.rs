@@ -32,6 +32,7 @@ mod commit;
 mod content;
 mod damage;
 mod defect;
+mod fault;
 mod fstab;
 mod kernel_off;
 mod live;
@@ -42,6 +43,7 @@ mod topology;
 mod tree;
 mod user;
 mod warm;
+mod watch;
 
 /// Makes of each `fn name(Transport)` the tests `name::uring`, `name::dev` and `name::plain`.
 macro_rules! on_each_transport {

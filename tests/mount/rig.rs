@@ -145,7 +145,8 @@ impl Rig {
         let Some(line) = line else {
             return Err(daemon.wait(Duration::from_secs(5)));
         };
-        assert_eq!(line.kind, "fuse.zring", "type of the mount");
+        let kinds = ["fuse.zring", "fuse.wcfs"];
+        assert!(kinds.contains(&line.kind.as_str()), "type of {line:?}");
         assert_eq!(line.source, zurl, "source of the mount");
         Ok(Mount {
             rig: self,

@@ -12,16 +12,18 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::unistd::Pid;
 use zring::base::Tid;
 
 use crate::base::{ordinal, word};
+use crate::child::wait_until;
 use crate::machine::number;
 use crate::rig::Rig;
 use crate::soak;
@@ -83,7 +85,14 @@ impl Inside {
             "stamps" => {
                 let file = self.file(words[1])?;
                 let mut buf = vec![0; usize::try_from(n(3)).unwrap()];
-                let len = file.read_at(&mut buf, n(2))?;
+                let mut len = file.read_at(&mut buf, n(2))?;
+                // One call reads 2 GiB less a page at most.
+                while len >= 0x7fff_f000 {
+                    match file.read_at(&mut buf[len..], n(2) + len as u64)? {
+                        0 => break,
+                        more => len += more,
+                    }
+                }
                 runs(stamps(&buf[..len], n(2)))
             }
             "mapped" => {
@@ -264,10 +273,17 @@ impl Visitor {
             "--nocapture",
             "--test-threads=1",
         ]);
-        c.env(VISIT, at)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut child = c.spawn().unwrap();
+        Self::send(c.env(VISIT, at))
+    }
+
+    /// A client of `head/watch` in its place: `client.py`, which has questions of its own.
+    pub(crate) fn client(rig: &Rig, at: &Path) -> Self {
+        Self::send(rig.tool("client.py").arg(at))
+    }
+
+    fn send(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let (tell, answers) = channel();
         let out = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
@@ -283,6 +299,21 @@ impl Visitor {
             child,
             answers,
         }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    /// What ended it, waiting so long.
+    pub(crate) fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        wait_until(limit, || self.child.try_wait().unwrap())
+    }
+
+    /// The answer to the oldest question that has none, if it comes in time.
+    pub(crate) fn early(&mut self, limit: Duration) -> Option<String> {
+        self.answers.recv_timeout(limit).ok()
     }
 
     /// Gives a question and goes on.

@@ -47,8 +47,10 @@ impl Worker {
         self.run_ready(shared);
     }
 
-    fn run_ready(&mut self, shared: &mut Shared) {
-        while let Some(id) = self.ready.pop() {
+    pub(crate) fn run_ready(&mut self, shared: &mut Shared) {
+        while self.watching.half.is_none()
+            && let Some(id) = self.ready.pop()
+        {
             let mut task = self.tasks[id].take().expect("a ready task is parked");
             assert_eq!(task.waiting, 0);
             match self.step(shared, &mut task) {
@@ -86,7 +88,7 @@ impl Worker {
         })
     }
 
-    fn at_hand<'a>(&'a self, task: &'a Task) -> AtHand<'a, Extent> {
+    pub(crate) fn at_hand<'a>(&'a self, task: &'a Task) -> AtHand<'a, Extent> {
         AtHand {
             rev: task.rev,
             own: &task.own,
@@ -267,14 +269,20 @@ impl Worker {
                 },
             );
         }
-        self.note_touch(shared, file, &info, off, out.len());
         shared.counts.reads += 1;
         let is_behind = file.rev == Rev::Head && self.at < shared.published;
         shared.counts.behind += u64::from(is_behind);
         Ok(Some(Outcome::Data(out)))
     }
 
-    fn note_touch(&self, shared: &mut Shared, file: &FileNode, info: &Info, off: u64, len: usize) {
+    pub(crate) fn note_touch(
+        &self,
+        shared: &mut Shared,
+        file: &FileNode,
+        info: &Info,
+        off: u64,
+        len: usize,
+    ) {
         let blksize = info.file.blksize.0;
         if !blksize.is_multiple_of(PAGE as u64) || shared.rng.one_in(50) {
             return; // somebody has them in use
@@ -318,13 +326,9 @@ impl Worker {
                 data,
                 at,
             };
-            if shared.is(Mutant::LateStore) {
-                self.late_stores.push(store);
-            } else {
-                shared.push(store);
-            }
+            shared.coming(&store);
+            self.watching.made.push(store);
         }
-        shared.counts.stores += 1;
         Ok(Some(Outcome::Failed)) // nobody asked
     }
 
@@ -388,7 +392,11 @@ impl Worker {
         Ok(complete)
     }
 
-    fn finish(&self, shared: &mut Shared, task: Task, outcome: Outcome) {
+    fn finish(&mut self, shared: &mut Shared, task: Task, outcome: Outcome) {
+        let is_read = matches!((&task.job, &outcome), (Job::Read { .. }, Outcome::Data(_)));
+        if is_read || !self.watching.made.is_empty() {
+            return self.made(shared, task, outcome);
+        }
         if let Some(request) = task.held {
             shared.say(|| {
                 let (unique, at) = (request.unique, self.at);

@@ -3,6 +3,7 @@
 //! Real: `fs::advance::Head`, `fs::history` with all of `tail` behind it, `fs::kept`. One thing that it does is one step.
 
 use crate::data::{PAGE, Records, SCALE, load};
+use crate::links::LinkTable;
 use crate::mutant::Mutant;
 use crate::rng::Rng;
 use crate::shared::{Keep, Notes, Published, Shared, Store, ToControl, ToWorker, What, seen};
@@ -37,6 +38,18 @@ pub(crate) struct Source {
     rng: Rng,
     /// One load in so many fails.
     failing: usize,
+    /// For a mutant: it hears no notes.
+    pub(crate) is_deaf: bool,
+}
+
+/// The database failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unloaded;
+
+impl std::fmt::Display for Unloaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("it cannot be loaded")
+    }
 }
 
 impl States for Source {
@@ -46,9 +59,12 @@ impl States for Source {
 }
 
 impl history::Source for Source {
-    type Error = ();
+    type Error = Unloaded;
 
     fn next_note(&mut self, worker: usize) -> Option<Note> {
+        if self.is_deaf {
+            return None;
+        }
         let note = self.notes.borrow_mut()[worker].pop_front();
         if let Some(Note::Taken(number)) = note {
             self.taken[worker] = number;
@@ -64,9 +80,9 @@ impl history::Source for Source {
         self.view
     }
 
-    fn load(&mut self, at: Tid, oid: Oid) -> Result<Kept<()>, ()> {
+    fn load(&mut self, at: Tid, oid: Oid) -> Result<Kept<()>, Unloaded> {
         if self.rng.one_in(self.failing) {
-            return Err(());
+            return Err(Unloaded);
         }
         Ok(match load(&self.records, oid, at) {
             Some(record) => Kept::Object(record.object, record.serial),
@@ -106,6 +122,7 @@ pub(crate) struct Control {
     pub(crate) head: Head<Published>,
     history: History<Source>,
     retrieval: Retrieval,
+    pub(crate) links: LinkTable,
     lost: Vec<Lost>,
     passing: Option<u64>,
     published: u64,
@@ -132,11 +149,16 @@ impl Control {
             view: at,
             rng: Rng::new(shared.rng.word()),
             failing: shared.rng.pick(&[0, 0, 0, 100]),
+            is_deaf: false,
         };
+        if source.failing > 0 {
+            shared.anew_at = at; // then anything may be refused
+        }
         Self {
             head: Head::new(at),
             history: History::new(at, workers, source),
             retrieval: Retrieval::default(),
+            links: LinkTable::new(at, shared.timeout),
             lost: Vec::new(),
             passing: None,
             published: 0,
@@ -157,7 +179,8 @@ impl Control {
 
     pub(crate) fn can(&self, shared: &Shared) -> bool {
         let hears = !shared.to_control.is_empty() || self.known < shared.data.last();
-        !self.todo.is_empty() || hears || self.retrieval.is_open || self.lets_go(shared)
+        let ticks = self.links.is_due(shared.now) || !shared.late_watches.is_empty();
+        !self.todo.is_empty() || hears || self.retrieval.is_open || ticks || self.lets_go(shared)
     }
 
     /// Whether files are to be forgotten, for which no transaction comes.
@@ -177,6 +200,15 @@ impl Control {
             }
             Some(Todo::Check(number)) => return self.check_passed(shared, number),
             None => {}
+        }
+        if shared.rng.one_in(20) || self.todo.is_empty() && shared.to_control.is_empty() {
+            for (oid, after) in std::mem::take(&mut shared.late_watches) {
+                shared.tree.watch(oid, after);
+            }
+        }
+        if self.links.is_due(shared.now) {
+            self.links.tick(&mut self.history, shared);
+            return self.links.carry_out(shared);
         }
         if self.retrieval.is_open && shared.rng.one_in(30) {
             shared.counts.too_late += 1;
@@ -206,6 +238,10 @@ impl Control {
             ToControl::Forgotten(nodes) => {
                 self.history.take_notes();
                 self.history.forgotten(&nodes);
+            }
+            ToControl::OfLink(what) => {
+                self.links.came(what, &mut self.history, shared);
+                self.links.carry_out(shared);
             }
             ToControl::Retrieved { id, off, data } => {
                 if self.retrieval.came(id, off, data.into()) {
@@ -257,6 +293,7 @@ impl Control {
                 let effect = self.history.look(Passing { number, tid, oids });
                 let effect = self.found(shared, effect, tid);
                 self.count_astray(shared, &effect.lost);
+                shared.lost.extend(effect.lost.iter().map(|lost| lost.oid));
                 self.lost = effect.lost;
                 Some(Event::Diffed(scaled(effect.changes)))
             }
@@ -275,7 +312,9 @@ impl Control {
                 let effect = self.history.pass();
                 let effect = self.found(shared, effect, tid);
                 self.lose(shared, &effect.lost);
+                shared.lost.extend(effect.lost.iter().map(|lost| lost.oid));
                 self.excuse(shared, &effect.lost, tid);
+                self.proceed(shared);
                 shared.counts.late += u64::from(!effect.changes.is_empty());
                 Some(Event::Joined(scaled(effect.changes)))
             }
@@ -295,8 +334,13 @@ impl Control {
                 shared.show(tid);
                 shared.moving = false;
                 shared.to_all.push(ToWorker::Shown);
-                let cut = tid.0.saturating_sub(shared.rng.pick(&[1, 5, 1000]));
-                self.history.forget(Tid(cut));
+                shared.lost.clear();
+                self.proceed(shared);
+                let cut = Tid(tid.0.saturating_sub(shared.rng.pick(&[1, 5, 1000])));
+                let oldest = self.links.oldest();
+                let oldest = oldest.filter(|_| !shared.is(Mutant::ForgetsWatched));
+                self.history
+                    .forget(oldest.map_or(cut, |oldest| oldest.min(cut)));
                 None
             }
         }
@@ -305,12 +349,15 @@ impl Control {
     fn found(
         &mut self,
         shared: &mut Shared,
-        effect: Result<Effect, Failed<()>>,
+        effect: Result<Effect, Failed<Unloaded>>,
         tid: Tid,
     ) -> Effect {
         let unfit = shared.unfit_files.drain(..).map(|file| (file, tid));
         self.excused.extend(unfit);
         let is_blind = effect.is_err();
+        if is_blind || self.next.as_ref().is_some_and(|next| next.oids.is_none()) {
+            shared.anew_at = tid;
+        }
         shared.counts.blind += u64::from(is_blind);
         if is_blind || self.next.as_ref().is_some_and(|next| next.oids.is_none()) {
             self.excused
@@ -348,6 +395,17 @@ impl Control {
                 Why::Astray => {}
             }
         }
+    }
+
+    /// The history can be asked again, or head shows something else.
+    fn proceed(&mut self, shared: &mut Shared) {
+        self.links.proceed(&mut self.history, shared);
+        self.links.carry_out(shared);
+    }
+
+    /// Whether a transaction is passing.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.history.settled().is_none()
     }
 
     fn publish(&mut self, shared: &mut Shared, mut published: Published) {

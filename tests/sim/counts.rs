@@ -74,4 +74,25 @@ counts! {
     same,
     /// Transactions of which the history could not load what it needed.
     blind,
+    /// Opens of `head/watch`; watch requests carried out, ended, refused; byes.
+    links,
+    watched,
+    unwatched,
+    refusals,
+    byes,
+    /// Pins, and those of them back to head.
+    pins,
+    unpins,
+    /// READs, and stores, that were held until something was pinned; stores that were given up then.
+    asks,
+    held_back,
+    held_given_up,
+    /// READs that were refused.
+    unread,
+    /// READs of clients through their mappings.
+    faults,
+    /// Clients that turned bad or left, and signals for such.
+    turned,
+    bus,
+    kills,
 }

@@ -5,6 +5,8 @@
 //!   OPEN --> keeper           what is kept of a file is stored first
 //!   advance --> dropper       a drop that is queued or under way
 //!   dropper --> storer        a store under way of what is dropped
+//!   READ --> client       some block of it is pinned there first
+//!   client --> OPEN       of what it is to map, by the thread that serves its link
 //!   dropper, storer, keeper --> READ      the page it has come to is locked
 //! ```
 //!
@@ -22,17 +24,22 @@ pub(crate) enum Node {
     Dropper,
     Storer,
     Keeper,
+    /// A client that watches.
+    Client(u64),
 }
 
 /// The first waits for the second.
 pub(crate) type Wait = (Node, Node);
 
-/// All that one waits for, in the end.
-fn reach(waits: &[Wait], from: Node) -> Vec<Node> {
+/// All that one waits for, in the end, or up to clients.
+fn reach(waits: &[Wait], from: Node, beyond: bool) -> Vec<Node> {
     let (mut path, mut next) = (vec![from], 0);
     while next < path.len() {
         let node = path[next];
         next += 1;
+        if matches!(node, Node::Client(_)) && !beyond && node != from {
+            continue;
+        }
         for &(_, to) in waits.iter().filter(|(from, _)| *from == node) {
             // Whoever waits for itself stands there twice.
             if to == from || !path.contains(&to) {
@@ -53,8 +60,13 @@ pub(crate) fn offence(
     is_own: impl Fn(u64) -> bool,
 ) -> Option<String> {
     for &(from, _) in waits {
-        let path = reach(waits, from);
-        let is_circle = path[1..].contains(&from);
+        let whole = reach(waits, from, true);
+        let is_circle = whole[1..].contains(&from);
+        if is_circle {
+            return Some(format!("a circle: {whole:?}"));
+        }
+        let path = reach(waits, from, false);
+        let is_direct = |to: Node| waits.contains(&(from, to));
         let wrong = |node: &Node| match (from, node) {
             (Node::Request(_), Node::Request(_) | Node::Open(_)) => true,
             (Node::Request(_) | Node::Open(_), Node::Advance | Node::Dropper | Node::Storer) => {
@@ -64,11 +76,14 @@ pub(crate) fn offence(
             (Node::Open(_), Node::Request(read)) => is_head(*read),
             (Node::Advance, Node::Request(read)) => !is_own(*read),
             (Node::Advance, Node::Keeper) => true,
+            (Node::Request(_), Node::Client(_)) => !is_direct(*node),
+            (Node::Open(_) | Node::Keeper, Node::Client(_)) => true,
+            (Node::Client(_), Node::Request(read)) => is_head(*read),
+            (Node::Client(_), Node::Advance | Node::Dropper | Node::Storer | Node::Client(_)) => {
+                true
+            }
             _ => false,
         };
-        if is_circle {
-            return Some(format!("a circle: {path:?}"));
-        }
         if let Some(node) = path[1..].iter().find(|node| wrong(node)) {
             return Some(format!("{from:?} waits for {node:?}: {waits:?}"));
         }

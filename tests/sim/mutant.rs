@@ -61,6 +61,79 @@ pub(crate) enum Mutant {
     InfoKept,
     /// The kernel drops what is there and does not wait for READs.
     InvalDoesNotWait,
+    /// READs are answered before the pins that they ask for are held.
+    PinsNotAwaited,
+    /// READs learn that a file is watched after control looked what changed.
+    WatchedLate,
+    /// A worker looks whether a file is watched before it notes what it answers.
+    NotedAfterWatched,
+    /// Pages are stored whoever sees something else.
+    StoreNotHeld,
+    /// Pages that were held back are stored in whatever state.
+    HeldStoreGoesOn,
+    /// A watch begins while a transaction is passing.
+    SetupWhilePassing,
+    /// A watch moves on as if what is under way were answered.
+    UnpinBlind,
+    /// READs go on when the link of a client ends, whether it lives or not.
+    DyingGoesOn,
+    /// A watch is not told of what was given since notes were taken last.
+    NotesNotTaken,
+    /// A watch begins when nobody knows what the kernel has of the file.
+    WatchedIncomplete,
+    /// The history forgets what somebody sees.
+    ForgetsWatched,
+    /// Blocks are pinned to a revision too new.
+    RevTooNew,
+    /// Blocks are pinned to where the history begins, however short the file is there.
+    RevTooShort,
+    /// Nobody asks about blocks behind the end of the file.
+    BeyondNotAsked,
     /// A parked store goes on under the new view. No mistake: it starts from the beginning, as a READ does.
     StoreGoesOn,
+}
+
+/// How a world is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) mutant: Option<Mutant>,
+    /// Whether the graph of who waits for whom is looked at, beside what comes of it.
+    pub(crate) graph: bool,
+    /// The mistake of letting the attributes in a LOOKUP's answer be used: a drop may have overtaken it.
+    pub(crate) crossed: bool,
+    /// Whether zeros behind the end of a file are held against it too when its attributes have expired, and nobody asked.
+    pub(crate) unasked: bool,
+    /// Whether the kernel fills a page up with zeros behind what was the end of the file when somebody looked.
+    pub(crate) fills: bool,
+    /// Whether there are clients that watch.
+    pub(crate) clients: bool,
+    /// Say what happens.
+    pub(crate) trace: bool,
+}
+
+impl Rules {
+    pub(crate) const NORMAL: Self = Self {
+        mutant: None,
+        graph: true,
+        crossed: false,
+        unasked: false,
+        fills: false,
+        clients: true,
+        trace: false,
+    };
+
+    /// A mistake that needs no clients is found sooner without.
+    pub(crate) fn alone(mutant: Mutant) -> Self {
+        Self {
+            clients: false,
+            ..Self::with(mutant)
+        }
+    }
+
+    pub(crate) fn with(mutant: Mutant) -> Self {
+        Self {
+            mutant: Some(mutant),
+            ..Self::NORMAL
+        }
+    }
 }

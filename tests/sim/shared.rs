@@ -12,24 +12,35 @@
 //!   Order      transactions are shown one by one, none left out
 //!   Waits      I3: see `graph`
 //!   Stuck      when nobody can move any more, nothing is left to do
-//!   Lost       a parked task is waited for by a load
+//!   Lost       a parked task is waited for by a load; one that is pinned first, by control or a client
+//!   View       I4: whatever a client can read through its mapping is as of its `at`, with a READ or without
+//!   Pin        a pin is needed, and its revision is the one that the protocol says
+//!   Twice      nothing is said twice
+//!   Killed     no good client is killed, nor is its link ended
+//!   Refused    no READ is refused unless the database failed
+//!   Left       when all clients are gone, nothing is left of them
 //! ```
 
+use crate::client::Client;
 use crate::counts::Counts;
 use crate::data::{Changes, Data, PAGE, PAGES};
 use crate::kernel::{Answer, Inode, Kernel, Op, Outcome, Page, Request};
+use crate::links::OfLink;
 use crate::mutant::Mutant;
+pub(crate) use crate::mutant::Rules;
 use crate::rng::Rng;
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use zring::base::{NodeId, Oid, Rev, Tid};
 use zring::fs::advance::Drop;
 use zring::fs::kept::{Kept, Piece};
 use zring::fs::touch::Touches;
 use zring::fs::track::Note;
 use zring::fs::tree::{FileNode, Node, Tree};
+use zring::iso::Errno;
 use zring::tail::Seen;
 
 /// Which check failed.
@@ -46,6 +57,12 @@ pub(crate) enum What {
     Waits,
     Stuck,
     Lost,
+    View,
+    Pin,
+    Twice,
+    Killed,
+    Refused,
+    Left,
 }
 
 /// A check that failed.
@@ -72,6 +89,9 @@ pub(crate) enum ToWorker {
     Interrupt(u64),
     Forgotten(Rc<[NodeId]>),
     Stored(u64),
+    LinkRead(u64, Result<Vec<u8>, Errno>),
+    LinkWrote(u64),
+    Granted(u64, bool),
 }
 
 /// To control.
@@ -81,6 +101,21 @@ pub(crate) enum ToControl {
     Dropped,
     Forgotten(Rc<[NodeId]>),
     Retrieved { id: u32, off: u64, data: Vec<u8> },
+    OfLink(OfLink),
+}
+
+impl ToWorker {
+    /// Whether a READ may be answered by this.
+    pub(crate) fn grants(&self, unique: u64) -> bool {
+        matches!(self, Self::Granted(of, _) if *of == unique)
+    }
+}
+
+impl ToControl {
+    /// Whether a READ asks by this.
+    pub(crate) fn asks(&self, unique: u64) -> bool {
+        matches!(self, Self::OfLink(OfLink::Ask(caller, ..)) if caller.unique.0 == unique)
+    }
 }
 
 /// Something for the page cache of head.
@@ -148,40 +183,6 @@ pub(crate) type Notes = Rc<RefCell<Vec<VecDeque<Note>>>>;
 /// A worker that answers from no state.
 const IDLE: u64 = u64::MAX;
 
-/// How a world is made.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
-    pub(crate) mutant: Option<Mutant>,
-    /// Whether the graph of who waits for whom is looked at, beside what comes of it.
-    pub(crate) graph: bool,
-    /// The mistake of letting the attributes in a LOOKUP's answer be used: a drop may have overtaken it.
-    pub(crate) crossed: bool,
-    /// Whether zeros behind the end of a file are held against it too when its attributes have expired, and nobody asked.
-    pub(crate) unasked: bool,
-    /// Whether the kernel fills a page up with zeros behind what was the end of the file when somebody looked.
-    pub(crate) fills: bool,
-    /// Say what happens.
-    pub(crate) trace: bool,
-}
-
-impl Rules {
-    pub(crate) const NORMAL: Self = Self {
-        mutant: None,
-        graph: true,
-        crossed: false,
-        unasked: false,
-        fills: false,
-        trace: false,
-    };
-
-    pub(crate) fn with(mutant: Mutant) -> Self {
-        Self {
-            mutant: Some(mutant),
-            ..Self::NORMAL
-        }
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -228,6 +229,20 @@ pub(crate) struct Shared {
     /// So many notes of a worker wake control.
     notes_look: usize,
     pub(crate) unfit_files: Vec<usize>,
+    /// Processes that watch, by number; links are counted.
+    pub(crate) clients: BTreeMap<u64, Client>,
+    pub(crate) links: u64,
+    /// Clients of which control wants to know nothing any more.
+    pub(crate) gone_clients: Vec<u64>,
+    /// The clock, and how long a client may take for a pin.
+    pub(crate) now: Duration,
+    pub(crate) timeout: Duration,
+    /// For a mutant: files that are watched, which READs do not know yet.
+    pub(crate) late_watches: Vec<(Oid, Option<Tid>)>,
+    /// Files of which all pages go.
+    pub(crate) lost: Vec<Oid>,
+    /// When the history began anew.
+    pub(crate) anew_at: Tid,
     /// What `head/at` shows.
     pub(crate) shown: Tid,
     /// The newest view that workers may hold.
@@ -277,6 +292,14 @@ impl Shared {
             unfit: rng.pick(&[0, 0, 0, 20]),
             notes_look: rng.pick(&[1, 1, 5, 1000]),
             unfit_files: Vec::new(),
+            clients: BTreeMap::new(),
+            links: 0,
+            gone_clients: Vec::new(),
+            now: Duration::ZERO,
+            timeout: Duration::from_secs(6),
+            late_watches: Vec::new(),
+            lost: Vec::new(),
+            anew_at: Tid::ZERO,
             shown: at,
             published: at,
             counts: Counts::default(),
@@ -364,9 +387,6 @@ impl Shared {
 
     /// Adds a store; false when there is no room.
     pub(crate) fn push(&mut self, store: Store) -> bool {
-        if let Some((node, pages, _)) = store.pages() {
-            self.kernel.coming(node, pages);
-        }
         if self.stores.len() >= self.stores_max {
             self.given_up(&store);
             return false;
@@ -374,6 +394,13 @@ impl Shared {
         self.stores_queued += 1;
         self.stores.push_back(store);
         true
+    }
+
+    /// Pages that were noted are on their way.
+    pub(crate) fn coming(&mut self, store: &Store) {
+        if let Some((node, pages, _)) = store.pages() {
+            self.kernel.coming(node, pages);
+        }
     }
 
     /// Pages that were noted and do not come.
@@ -405,7 +432,10 @@ impl Shared {
     /// Gives an answer, made of the state `at`; it is taken later.
     pub(crate) fn answer(&mut self, request: Request, outcome: Outcome, at: Tid) {
         match &outcome {
-            Outcome::Data(data) => self.check_read(&request, data),
+            Outcome::Data(data) => {
+                self.check_read(&request, data);
+                self.check_pinned(&request, data);
+            }
             Outcome::Attr { size } | Outcome::Entry { size, .. } => {
                 self.check_size(&request, *size);
             }

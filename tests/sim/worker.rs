@@ -12,6 +12,7 @@ use crate::kernel::{Op, Outcome, Request};
 use crate::loading::{Delivery, Loading};
 use crate::mutant::Mutant;
 use crate::shared::{Keep, Published, Shared, Store, ToControl, ToWorker};
+use crate::watching::Watching;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -102,6 +103,7 @@ pub(crate) struct Worker {
     pub(crate) wants: Wants,
     pub(crate) seen: RefCell<Vec<Oid>>,
     pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) watching: Watching,
     /// For mutants: what is done later than it should be.
     pub(crate) late_view: bool,
     pub(crate) late_stores: Vec<Store>,
@@ -132,6 +134,7 @@ impl Worker {
             wants: Wants::default(),
             seen: RefCell::default(),
             deliveries: Vec::new(),
+            watching: Watching::default(),
             late_view: false,
             late_stores: Vec::new(),
             late_notes: Vec::new(),
@@ -152,7 +155,12 @@ impl Worker {
     /// Whether it works on nothing.
     pub(crate) fn is_idle(&self) -> bool {
         let waits = !self.held_back.is_empty() || !self.opening.is_empty();
-        !self.awake && self.inbox.is_empty() && !waits && self.tasks.iter().all(Option::is_none)
+        let watches = self.watching.is_idle();
+        !self.awake
+            && self.inbox.is_empty()
+            && watches
+            && !waits
+            && self.tasks.iter().all(Option::is_none)
     }
 
     /// What each request in its hands waits for, OPENs aside.
@@ -164,7 +172,8 @@ impl Worker {
                 ..
             }) = task
             {
-                let loads = self.loading.serves(id);
+                // What is ready comes after the answer that is being made.
+                let loads = self.loading.serves(id) || self.ready.contains(&id);
                 let waits = if loads {
                     WaitsFor::Load
                 } else {
@@ -284,6 +293,9 @@ impl Worker {
         if shared.is(Mutant::NotedLate) && matches!(note, Note::Block { .. }) {
             return self.late_notes.push(note);
         }
+        if shared.is(Mutant::NotedAfterWatched) && matches!(note, Note::Block { .. }) {
+            return self.watching.notes.push(note);
+        }
         shared.note(self.index, note);
     }
 
@@ -316,7 +328,14 @@ impl Worker {
                     shared.answer(request, Outcome::Opened, self.at);
                 }
             }
-            ToWorker::Interrupt(unique) => self.interrupt(shared, unique),
+            ToWorker::Interrupt(unique) => {
+                if !self.interrupt_link(shared, unique) {
+                    self.interrupt(shared, unique);
+                }
+            }
+            ToWorker::LinkRead(unique, result) => self.link_read(shared, unique, result),
+            ToWorker::LinkWrote(unique) => self.link_wrote(shared, unique),
+            ToWorker::Granted(unique, granted) => self.granted(shared, unique, granted),
             ToWorker::Forgotten(ids) => {
                 for id in ids.iter() {
                     self.files.remove(id);
@@ -325,6 +344,7 @@ impl Worker {
                     self.noted.remove(id);
                 }
                 shared.touches[self.index].retain(|id| !ids.contains(&id));
+                self.forget_storing(&ids);
                 let left = self.tasks.iter_mut().flatten().filter(|t| t.held.is_none());
                 for task in left {
                     if matches!(&task.job, Job::Store { file, .. } if ids.contains(&file.id)) {
@@ -364,6 +384,10 @@ impl Worker {
                 let message = ToControl::Retrieved { id, off, data };
                 return shared.to_control.push_back(message);
             }
+            Op::LinkOpen { .. }
+            | Op::LinkRead { .. }
+            | Op::LinkWrite { .. }
+            | Op::LinkClose { .. } => return self.link_request(shared, request),
             Op::Lookup => Job::Lookup(oid),
             Op::Open => return self.open(shared, request),
             Op::Getattr | Op::Read { .. } => {

@@ -2,6 +2,7 @@
 //!
 //! Which actors are quick and which are slow changes all the time, so that each of them is far behind the others now and then.
 
+use crate::client::{Client, Manner};
 use crate::control::Control;
 use crate::counts::Counts;
 use crate::data::{PAGE, PAGES};
@@ -11,10 +12,12 @@ use crate::notifier::Notifier;
 use crate::rng::Rng;
 use crate::shared::{Broken, Rules, Shared, ToWorker, What};
 use crate::worker::{WaitsFor, Worker};
+use std::collections::BTreeMap;
+use std::time::Duration;
 use zring::base::{NodeId, Rev, Tid};
 
 /// READs unanswered at a time.
-const READS_MAX: usize = 10;
+pub(crate) const READS_MAX: usize = 10;
 /// Transactions that head may be behind.
 const BEHIND_MAX: u64 = 8;
 /// Files below `@<tid>` that the kernel knows.
@@ -44,6 +47,12 @@ enum Actor {
     Load(usize),
     Store(usize),
     Late(usize),
+    /// A worker goes on where it stopped.
+    GoOn(usize),
+    /// A client serves its link, or does something of its own.
+    Serve(u64),
+    Act(u64),
+    Time,
 }
 
 /// See the module.
@@ -53,10 +62,13 @@ pub(crate) struct World {
     workers: Vec<Worker>,
     control: Control,
     notifier: Notifier,
-    weights: [usize; 12],
+    weights: [usize; 16],
     /// One turn in so many the writer writes.
     pause: usize,
     waits: Vec<Wait>,
+    /// Clients at a time, and all so far.
+    clients_max: usize,
+    given: u64,
 }
 
 impl World {
@@ -66,13 +78,16 @@ impl World {
         let cache_bytes = rng.pick(&[400, 2000, 100_000]);
         let mut shared = Shared::new(rules, rng, workers);
         let pause = shared.rng.pick(&[1, 1, 1, 40]);
+        let clients_max = shared.rng.pick(&[0, 0, 0, 1, 2, 3, 3, 5]);
         let (at, control) = (shared.shown, Control::new(&mut shared, workers));
         let workers = 0..workers;
         Self {
             workers: workers.map(|i| Worker::new(i, at, cache_bytes)).collect(),
             control,
             notifier: Notifier::default(),
-            weights: [1; 12],
+            weights: [1; 16],
+            clients_max,
+            given: 0,
             pause,
             waits: Vec::new(),
             shared,
@@ -85,8 +100,10 @@ impl World {
             match self.shared.rng.below(800) {
                 0 => self.quiesce(|actor| {
                     // Whoever could make a request wait stands still; I3.
-                    use Actor::{Answer, Cut, Keeper, Late, Load, Message, Request, Sleep, Wake};
-                    let answers = matches!(actor, Answer | Cut | Keeper | Late(_));
+                    use Actor::{
+                        Answer, Cut, GoOn, Keeper, Late, Load, Message, Request, Sleep, Wake,
+                    };
+                    let answers = matches!(actor, Answer | Cut | Keeper | Late(_) | GoOn(_));
                     let works = matches!(actor, Message(_) | Request(_) | Load(_));
                     answers || works || matches!(actor, Sleep(_) | Wake(_))
                 })?,
@@ -95,6 +112,10 @@ impl World {
             }
         }
         self.drain()?;
+        self.shared.clients.values_mut().for_each(Client::die);
+        self.drain()?;
+        self.control.links.check_gone(&mut self.shared);
+        self.shared.broken.clone().map_or(Ok(()), Err)?;
         self.shared.counts.crossed = self.shared.kernel.crossed;
         self.shared.counts.cut_waits = self.shared.kernel.cut_waits;
         Ok(self.shared.counts)
@@ -102,7 +123,7 @@ impl World {
 
     /// Nothing new comes: all there is has to come to an end.
     fn drain(&mut self) -> Result<(), Broken> {
-        self.quiesce(|actor| !matches!(actor, Actor::Client | Actor::Writer))?;
+        self.quiesce(|actor| !matches!(actor, Actor::Client | Actor::Writer | Actor::Act(_)))?;
         let shared = &mut self.shared;
         let idle = self.workers.iter().all(|w| w.is_idle() && !w.is_late());
         let quiet = self.control.is_quiet(shared) && self.notifier.is_done();
@@ -127,7 +148,10 @@ impl World {
     fn quiesce(&mut self, who: impl Fn(Actor) -> bool) -> Result<(), Broken> {
         for _ in 0..TURNS_MAX {
             if !self.step(&who)? {
-                let (reads, opens) = (self.shared.kernel.reads.len(), self.shared.kernel.opens);
+                // Those that wait for pins may wait for who stands still.
+                let pinning = self.workers.iter().map(|w| w.watching.pinning.len());
+                let (reads, pinning) = (self.shared.kernel.reads.len(), pinning.sum::<usize>());
+                let (reads, opens) = (reads - pinning, self.shared.kernel.opens);
                 if reads + opens > 0 {
                     let text = format!("{reads} READs, {opens} OPENs are left");
                     self.shared.fail(What::Stuck, text);
@@ -148,6 +172,7 @@ impl World {
         self.shared.counts.steps += 1;
         self.shared.say(|| format!("{actor:?}"));
         self.turn(actor);
+        self.tidy_clients();
         for message in std::mem::take(&mut self.shared.to_all) {
             for worker in &mut self.workers {
                 worker.inbox.push_back(message.clone());
@@ -157,6 +182,12 @@ impl World {
             self.workers[worker].inbox.push_back(message);
         }
         self.check();
+        if matches!(
+            actor,
+            Actor::Answer | Actor::Storer | Actor::Keeper | Actor::Serve(_)
+        ) {
+            self.shared.check_views();
+        }
         self.shared.broken.clone().map_or(Ok(true), Err)
     }
 
@@ -165,7 +196,7 @@ impl World {
             let rng = &mut self.shared.rng;
             self.weights = std::array::from_fn(|_| rng.pick(&[0, 1, 1, 4, 16]));
         }
-        let (mut able, mut total) = ([(Actor::Client, 0); 48], 0);
+        let (mut able, mut total) = ([(Actor::Client, 0); 96], 0);
         let mut count = 0;
         let mut add = |actor, weight: usize, yes: bool| {
             if yes && who(actor) {
@@ -191,7 +222,9 @@ impl World {
             let (messages, requests) =
                 (!worker.inbox.is_empty(), !shared.kernel.requests.is_empty());
             let (loads, touches) = (!worker.loading.is_empty(), worker.has_touches(shared));
-            if worker.awake {
+            if worker.watching.half.is_some() {
+                add(Actor::GoOn(i), w(1), true);
+            } else if worker.awake {
                 add(Actor::Sleep(i), w(5), true);
                 add(Actor::Message(i), w(0), messages);
                 add(Actor::Request(i), w(1), requests);
@@ -206,6 +239,13 @@ impl World {
             }
             add(Actor::Late(i), w(4), worker.is_late());
         }
+        for (&id, client) in &shared.clients {
+            let w = |at: u64| w[12 + usize::try_from((at + id) % 4).unwrap()];
+            add(Actor::Serve(id), w(0), client.can_serve());
+            add(Actor::Act(id), w(2).min(4), true);
+        }
+        let passes = self.control.links.deadline().is_some() && shared.time_limit() > shared.now;
+        add(Actor::Time, w[12].min(1), passes);
         let able = &able[..count];
         if total == 0 {
             return (count > 0).then(|| able[self.shared.rng.below(count)].0);
@@ -253,15 +293,70 @@ impl World {
             Actor::Load(i) => workers[i].read_done(shared),
             Actor::Store(i) => workers[i].store_one(shared),
             Actor::Late(i) => workers[i].late(shared),
+            Actor::GoOn(i) => workers[i].go_on(shared),
+            Actor::Serve(id) => self.with_client(id, Client::serve),
+            Actor::Act(id) => self.with_client(id, Client::act),
+            Actor::Time => self.pass_time(),
         }
         let waits = self.notifier.waits_for_page(&self.shared);
         self.shared.counts.lock_waits += u64::from(waits && !waited);
     }
 }
 
+/// Processes that watch.
+impl World {
+    fn with_client(&mut self, id: u64, act: impl FnOnce(&mut Client, &mut Shared)) {
+        let shared = &mut self.shared;
+        let mut client = shared.clients.remove(&id).expect("it has a turn");
+        act(&mut client, shared);
+        shared.clients.insert(id, client);
+    }
+
+    /// Whoever control wants to know nothing of any more goes.
+    fn tidy_clients(&mut self) {
+        let shared = &mut self.shared;
+        for id in std::mem::take(&mut shared.gone_clients) {
+            shared.clients.remove(&id);
+        }
+        shared.clients.retain(|_, client| !client.is_nothing());
+        for client in shared.clients.values_mut() {
+            if client.is_quiet() {
+                client.quiet_at = shared.now;
+            }
+        }
+    }
+
+    fn enter_client(&mut self) {
+        use Manner::{Closing, Dying, Garbage, Good, Leaving, Lying, Silent, Stubborn};
+        if self.shared.clients.len() >= self.clients_max || !self.shared.rules.clients {
+            return;
+        }
+        self.given += 1;
+        let all = [
+            Good, Good, Good, Good, Leaving, Leaving, Silent, Stubborn, Lying, Dying, Closing,
+            Garbage,
+        ];
+        let (id, manner) = (self.given, self.shared.rng.pick(&all));
+        let client = Client::new(id, manner, self.shared.now);
+        self.shared.clients.insert(id, client);
+    }
+
+    fn pass_time(&mut self) {
+        let shared = &mut self.shared;
+        let (now, limit) = (shared.now, shared.time_limit());
+        let due = self.control.links.deadline();
+        let far = now + Duration::from_millis(shared.rng.pick(&[1, 20, 500, 2000]));
+        let next = due.filter(|_| shared.rng.one_in(2)).unwrap_or(far);
+        shared.now = next.clamp(now, limit.max(now));
+    }
+}
+
 /// Clients.
 impl World {
     fn client(&mut self) {
+        if self.shared.rng.one_in(40) {
+            self.enter_client();
+        }
         let shared = &mut self.shared;
         let file = shared.rng.below(shared.data.files());
         if shared.rng.one_in(6) {
@@ -282,7 +377,7 @@ impl World {
             return;
         };
         let file = kernel.inodes[&node].file;
-        let is_notified = self.notifier.holds(node);
+        let is_notified = self.notifier.holds(node) || is_mapped(&shared.clients, node);
         match shared.rng.below(40) {
             0..=21 if kernel.reads.len() < READS_MAX => {
                 let end = usize::try_from(kernel.inodes[&node].size).unwrap();
@@ -357,11 +452,18 @@ impl World {
     }
 }
 
+/// Whether a client has a file mapped.
+fn is_mapped(clients: &BTreeMap<u64, Client>, node: NodeId) -> bool {
+    let mut views = clients.values().flat_map(|client| client.views.values());
+    views.any(|view| view.node == node)
+}
+
 /// Checks.
 impl World {
     fn check(&mut self) {
         if self.shared.counts.steps.is_multiple_of(64) {
             self.shared.check_all();
+            self.shared.check_views();
         }
         let (at, shown) = (self.control.head.at(), self.shared.shown);
         if at < shown {
@@ -400,8 +502,41 @@ impl World {
                 }
             }
         }
+        self.wait_for_pins(&mut waits);
         self.notifier.waits(&self.shared, &mut waits);
         self.waits = waits;
+    }
+
+    /// Who waits for clients, and what those wait for.
+    fn wait_for_pins(&mut self, waits: &mut Vec<Wait>) {
+        let passing = self.control.is_passing();
+        for worker in &self.workers {
+            for pinning in &worker.watching.pinning {
+                let (unique, file) = (pinning.request.unique, pinning.request.file);
+                let from = Node::Request(unique);
+                let asked = self
+                    .shared
+                    .to_control
+                    .iter()
+                    .any(|message| message.asks(unique));
+                let granted = worker.inbox.iter().any(|message| message.grants(unique));
+                if passing || asked || granted {
+                    waits.push((from, Node::Load));
+                    continue;
+                }
+                let blks: Vec<u64> = pinning.blks.iter().map(|blk| blk.0).collect();
+                let clients = self.shared.awaited(file, &blks);
+                if clients.is_empty() {
+                    let text = format!("READ {unique} waits for no client");
+                    return self.shared.fail(What::Lost, text);
+                }
+                waits.extend(clients.into_iter().map(|id| (from, Node::Client(id))));
+            }
+        }
+        for (&id, client) in &self.shared.clients {
+            let opens = client.requests().map(Node::Open);
+            waits.extend(opens.map(|open| (Node::Client(id), open)));
+        }
     }
 
     /// When nothing is under way, the history knows of every page.

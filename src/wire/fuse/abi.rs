@@ -7,7 +7,7 @@
 pub use fuse_backend_rs::abi::fuse_abi::{
     Attr, AttrOut, Dirent, EntryOut, ForgetOne, GetattrIn, InHeader, InitIn, InitIn2, InterruptIn,
     Kstatfs, NotifyInvalEntryOut, NotifyInvalInodeOut, NotifyRetrieveIn, NotifyStoreOut, OpenIn,
-    OpenOut, OutHeader, ReadIn, ReleaseIn, WriteIn,
+    OpenOut, OutHeader, ReadIn, ReleaseIn, WriteIn, WriteOut,
 };
 use vm_memory::ByteValued;
 
@@ -40,6 +40,7 @@ const _: () = {
     assert!(size_of::<AttrOut>() == 104);
     assert!(size_of::<ReadIn>() == 40);
     assert!(size_of::<WriteIn>() == 40);
+    assert!(size_of::<WriteOut>() == 8);
     assert!(size_of::<OpenOut>() == 16);
     assert!(size_of::<ReleaseIn>() == 24);
     assert!(size_of::<Kstatfs>() == 80);

@@ -3,7 +3,7 @@
 //! Each function writes a reply body to the front of a buffer and returns its length. The 16-byte header in
 //! front of it belongs to the transport, which knows where it goes.
 
-use super::abi::{self, Attr, AttrOut, EntryOut, Kstatfs, OpenOut, OutHeader};
+use super::abi::{self, Attr, AttrOut, EntryOut, Kstatfs, OpenOut, OutHeader, WriteOut};
 use crate::base::{NodeId, Unique};
 
 /// How long the kernel may use names and attributes without asking, in whole seconds.
@@ -63,6 +63,12 @@ pub fn open(out: &mut [u8], fh: u64, flags: u32) -> usize {
             ..Default::default()
         },
     )
+}
+
+/// Bytes that a WRITE took.
+pub fn write(out: &mut [u8], len: usize) -> usize {
+    let size = u32::try_from(len).expect("a WRITE fits a payload");
+    put(out, &WriteOut { size, padding: 0 })
 }
 
 /// Figures of the file system: nothing is counted, blocks are 2 MiB.

@@ -1,0 +1,352 @@
+//! Links of `head/watch`, as control keeps them: [`crate::iso`] with the history, the clients' processes and the workers around it.
+
+use super::history::History;
+use super::shared::{Mailbox, Shared, ToWorker};
+use super::wayout::{self, Reader};
+use crate::base::{BlkNo, Oid, Tid};
+use crate::fs::history::Lost;
+use crate::iso::{Action, Caller, Errno, Isolation, LinkId, Outside, Signal, Unknown};
+use crate::kernel::client::Client;
+use crate::kernel::mount::Connection;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// What workers tell of links and of READs that may need pins.
+#[derive(Debug)]
+pub enum OfLink {
+    /// `head/watch` was opened.
+    Opened(LinkId, Client),
+    /// A client reads; so many bytes at most.
+    Read(LinkId, Caller, usize),
+    /// A client writes.
+    Write(LinkId, Caller, Vec<u8>),
+    /// The caller of a read was signalled.
+    Interrupted(Caller),
+    /// The kernel closed it.
+    Closed(LinkId),
+    /// A READ of head shows blocks that may have changed after what somebody sees.
+    Ask(Caller, Oid, Vec<BlkNo>, Option<Reader>),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct LinkTable {
+    isolation: Isolation,
+    clients: FxHashMap<LinkId, Arc<Client>>,
+    /// Who made the READs that wait for pins, and since when they do.
+    readers: FxHashMap<Caller, (Reader, Instant)>,
+    looked: Option<Instant>,
+    /// Files of which all pages go.
+    lost: FxHashSet<Oid>,
+}
+
+/// What isolation asks.
+struct Asked<'a> {
+    history: &'a mut History,
+    shared: &'a Shared,
+    clients: &'a FxHashMap<LinkId, Arc<Client>>,
+    lost: &'a FxHashSet<Oid>,
+}
+
+impl Outside for Asked<'_> {
+    fn tail(&self) -> Tid {
+        self.history.tail().tail()
+    }
+
+    fn head(&self) -> Option<Tid> {
+        self.history.settled()
+    }
+
+    fn watch(&mut self, oid: Oid, after: Option<Tid>) {
+        self.shared.tree().watch(oid, after);
+    }
+
+    fn knows(&mut self, oid: Oid) -> bool {
+        self.history.knows(oid)
+    }
+
+    fn is_complete(&mut self, oid: Oid) -> bool {
+        !self.lost.contains(&oid) && !self.history.is_astray(oid)
+    }
+
+    fn changes(&mut self, oid: Oid, at: Tid) -> Result<Vec<(BlkNo, Tid)>, Unknown> {
+        self.history.changed_since(oid, at)
+    }
+
+    fn revision(&mut self, oid: Oid, blk: BlkNo, at: Tid) -> Result<Option<Tid>, Unknown> {
+        self.history.revision(oid, blk, at)
+    }
+
+    fn size(&mut self, oid: Oid, at: Tid) -> Result<u64, Unknown> {
+        self.history.size(oid, at)
+    }
+
+    fn is_alive(&mut self, link: LinkId) -> bool {
+        self.clients
+            .get(&link)
+            .is_some_and(|client| client.is_alive())
+    }
+
+    fn signal(&mut self, link: LinkId, signal: Signal) -> Result<(), String> {
+        let client = self.clients.get(&link);
+        let client = client.expect("BUG: a link without a client");
+        let sent = match signal {
+            Signal::Bus => client.bus(),
+            Signal::Kill => client.kill(),
+        };
+        sent.map_err(|errno| errno.to_string())
+    }
+}
+
+impl LinkTable {
+    /// `head/at` is `shown`.
+    pub(super) fn new(shown: Tid, timeout: Duration) -> Self {
+        Self {
+            isolation: Isolation::new(shown, timeout),
+            clients: FxHashMap::default(),
+            readers: FxHashMap::default(),
+            looked: None,
+            lost: FxHashSet::default(),
+        }
+    }
+
+    /// The oldest state that somebody sees.
+    pub(super) fn oldest(&self) -> Option<Tid> {
+        self.isolation.oldest()
+    }
+
+    /// All pages of these files go: what the kernel had of them is not known any more.
+    pub(super) fn lose(&mut self, lost: &[Lost]) {
+        self.lost.extend(lost.iter().map(|lost| lost.oid));
+    }
+
+    /// They are gone.
+    pub(super) fn lost(&mut self) {
+        self.lost.clear();
+    }
+
+    /// How long nothing happens by itself.
+    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+        let deadline = self.isolation.deadline(now);
+        let look = (!self.readers.is_empty()).then_some(wayout::SUSPICIOUS);
+        let left = deadline.map(|at| at.saturating_duration_since(now));
+        left.into_iter().chain(look).min()
+    }
+
+    /// Something came from a worker.
+    pub(super) fn came(
+        &mut self,
+        what: OfLink,
+        history: &mut History,
+        shared: &Shared,
+        now: Instant,
+    ) {
+        let Self {
+            isolation,
+            clients,
+            lost,
+            ..
+        } = self;
+        if let OfLink::Opened(link, client) = what {
+            clients.insert(link, Arc::new(client));
+            return isolation.open(link);
+        }
+        if let OfLink::Ask(caller, .., Some(reader)) = &what {
+            self.readers.insert(*caller, (*reader, now));
+        }
+        let outside = &mut Asked {
+            history,
+            shared,
+            clients,
+            lost,
+        };
+        match what {
+            OfLink::Opened(..) => {}
+            OfLink::Read(link, caller, room) => isolation.read(link, caller, room),
+            OfLink::Write(link, caller, bytes) => {
+                isolation.write(link, caller, &bytes, outside, now);
+            }
+            OfLink::Interrupted(caller) => isolation.interrupt(caller),
+            OfLink::Closed(link) => isolation.closed(link, outside, now),
+            OfLink::Ask(caller, oid, blks, _) => isolation.ask(caller, oid, blks, outside, now),
+        }
+    }
+
+    /// Time passed, or the history can be asked again; `shown` is what `head/at` shows.
+    pub(super) fn proceed(
+        &mut self,
+        shown: Tid,
+        history: &mut History,
+        shared: &Shared,
+        now: Instant,
+    ) {
+        let Self {
+            isolation,
+            clients,
+            lost,
+            ..
+        } = self;
+        let outside = &mut Asked {
+            history,
+            shared,
+            clients,
+            lost,
+        };
+        isolation.shown(shown, outside, now);
+    }
+
+    /// Nobody can show any more what clients see: of a file, or of any, and older than `before`.
+    pub(super) fn lose_clients(
+        &mut self,
+        (oid, before): (Option<Oid>, Tid),
+        why: &str,
+        history: &mut History,
+        shared: &Shared,
+    ) {
+        let Self {
+            isolation,
+            clients,
+            lost,
+            ..
+        } = self;
+        let outside = &mut Asked {
+            history,
+            shared,
+            clients,
+            lost,
+        };
+        isolation.lose(oid, before, why, outside, Instant::now());
+    }
+
+    /// Deadlines.
+    pub(super) fn tick(&mut self, history: &mut History, shared: &Shared, now: Instant) {
+        let Self {
+            isolation,
+            clients,
+            lost,
+            ..
+        } = self;
+        let outside = &mut Asked {
+            history,
+            shared,
+            clients,
+            lost,
+        };
+        isolation.tick(outside, now);
+    }
+
+    /// Brings clients out that wait for themselves; how many.
+    pub(super) fn way_out(
+        &mut self,
+        workers: &[Mailbox<ToWorker>],
+        connection: &Arc<Connection>,
+        now: Instant,
+    ) -> u64 {
+        if self
+            .looked
+            .is_some_and(|looked| now - looked < wayout::SUSPICIOUS)
+        {
+            return 0;
+        }
+        self.looked = Some(now);
+        let late = |since: Instant| now.saturating_duration_since(since) >= wayout::SUSPICIOUS;
+        let late: Vec<Caller> = self
+            .readers
+            .iter()
+            .filter(|&(_, &(_, since))| late(since))
+            .map(|(&caller, _)| caller)
+            .collect();
+        let mut taken = 0;
+        for caller in late {
+            let (reader, _) = self.readers[&caller];
+            let links = self.isolation.waits_for(caller);
+            let mut clients = links.iter().filter_map(|link| self.clients.get(link));
+            if !clients.clone().all(|client| client.has_thread(reader.tid)) {
+                continue; // somebody else is to do something, too
+            }
+            let Some(client) = clients.next() else {
+                continue;
+            };
+            if wayout::is_needed(client, reader)
+                && let Some(worker) = workers.get(caller.worker)
+            {
+                self.readers.remove(&caller);
+                let answer = (worker.clone(), caller.unique);
+                wayout::take(client, reader, answer, connection);
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    /// Carries out what was decided; false when a client cannot be stopped.
+    #[must_use]
+    pub(super) fn carry_out(&mut self, shared: &Shared, workers: &[Mailbox<ToWorker>]) -> bool {
+        let mut good = true;
+        let tell = |caller: Caller, message| {
+            if let Some(worker) = workers.get(caller.worker) {
+                worker.send(message);
+            }
+        };
+        for action in self.isolation.drain() {
+            match action {
+                Action::Read(caller, result) => {
+                    let result = result.map_err(errno);
+                    tell(caller, ToWorker::LinkRead(caller.unique, result));
+                }
+                Action::Wrote(caller, result) => {
+                    let result = result.map_err(errno);
+                    tell(caller, ToWorker::LinkWrote(caller.unique, result));
+                }
+                Action::Granted(caller, granted) => {
+                    self.readers.remove(&caller);
+                    tell(caller, ToWorker::Granted(caller.unique, granted));
+                }
+                Action::Log(link, text) => match self.clients.get(&link) {
+                    Some(client) if !text.starts_with("wlink ") => {
+                        shared.log.error(format!("pid{}: {text}", client.pid()));
+                    }
+                    _ => shared.log.error(text),
+                },
+                Action::Gone(link) => drop(self.clients.remove(&link)),
+                Action::Fail => good = false,
+            }
+        }
+        shared.isolation.show(self.isolation.counts());
+        good
+    }
+}
+
+fn errno(errno: Errno) -> i32 {
+    match errno {
+        Errno::Interrupted => libc::EINTR,
+        Errno::Reset => libc::ECONNRESET,
+    }
+}
+
+/// What `.wcfs/stats` says of links.
+#[derive(Debug, Default)]
+pub struct LinkCounts([std::sync::atomic::AtomicU64; 5]);
+
+impl LinkCounts {
+    fn show(&self, counts: crate::iso::isolation::Counts) {
+        let count = |n: usize| n as u64;
+        let all = [
+            count(counts.links),
+            count(counts.watches),
+            count(counts.pinned),
+            counts.pins,
+            counts.kills,
+        ];
+        for (shown, now) in self.0.iter().zip(all) {
+            shown.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Links, watches, pinned blocks, pins sent, clients killed.
+    pub fn all(&self) -> [u64; 5] {
+        std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,34 @@
+//! SIGQUIT to a drop-in server: it says where it stands and ends at once, leaving the mount to who sent it.
+//!
+//! What can be said without anybody's help: of each thread its name, its state, and where in the kernel it sleeps; then the
+//! counters, if no lock is stuck. Stacks in this program would need the threads' help, and one that hangs gives none.
+
+use super::shared::Shared;
+use crate::kernel::{proc, process};
+use std::io::Write;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+/// Exit status after it.
+const STATUS: i32 = 2;
+/// How long the counters may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Waits for SIGQUIT; does not return after it.
+pub(super) fn wait(shared: &Arc<Shared>) {
+    proc::wait_for_quit();
+    let pid = i32::try_from(std::process::id()).unwrap_or_default();
+    let mut err = std::io::stderr();
+    let _ = writeln!(err, "SIGQUIT: quit\n\n{}", process::stacks(pid));
+    let (done, answer) = mpsc::channel();
+    let shared = Arc::clone(shared);
+    let asked = proc::spawn("zring-count", move || {
+        let _ = done.send(shared.stats());
+    });
+    let stats = asked
+        .ok()
+        .and_then(|_| answer.recv_timeout(PATIENCE).ok())
+        .unwrap_or_else(|| "the counters cannot be had: a lock is stuck".to_owned());
+    let _ = writeln!(err, "{stats}");
+    std::process::exit(STATUS)
+}

@@ -1,0 +1,348 @@
+//! `head/watch` and pins, as a worker has them: requests that control answers.
+//!
+//! A READ of head whose blocks changed after what somebody sees is held, its bytes in place, until control says that they are pinned
+//! there (I4). What it was made from is noted before: so a watch that begins meanwhile is told of it by control itself.
+
+use super::links::OfLink;
+use super::notifier::Store;
+use super::serve::FileService;
+use super::shared::{Counters, ToControl};
+use super::task::{self, Task};
+use super::wayout::Reader;
+use crate::base::{BlkNo, Fh, NodeId, Rev, Tid, Unique};
+use crate::fs::cache::Kept;
+use crate::fs::read::{self, Info};
+use crate::fs::tree::FileNode;
+use crate::iso::{Caller, LinkId};
+use crate::kernel::client::{Client, ClientError};
+use crate::kernel::port::{Held, Port};
+use crate::kernel::proc;
+use crate::wire::fuse::request::Op;
+use crate::zodb::bigfile;
+use crate::zodb::need::{Ask, Step};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+/// A READ whose bytes are in place, until they may be shown.
+#[derive(Debug)]
+pub(super) struct Pinning {
+    unique: Unique,
+    held: Held,
+    file: Arc<FileNode>,
+    off: u64,
+    len: usize,
+}
+
+/// Pages that are stored when they may be shown, if the state that they are of lasts so long.
+#[derive(Debug)]
+pub(super) struct Storing {
+    number: Unique,
+    state: u64,
+    pages: Vec<Store>,
+}
+
+/// Numbers of what is not a request, beside those of the kernel: these have the lowest bits clear and are far below.
+const OWN: u64 = 1 << 63;
+
+/// What a worker holds for control to answer.
+#[derive(Debug, Default)]
+pub(super) struct Watching {
+    /// Requests on `head/watch`.
+    links: Vec<(Unique, Held)>,
+    pinning: Vec<Pinning>,
+    storing: Vec<Storing>,
+    numbers: u64,
+}
+
+impl Watching {
+    /// Whether no READ waits for pins.
+    pub(super) fn is_pinning_none(&self) -> bool {
+        self.pinning.is_empty()
+    }
+
+    /// READs that wait for pins.
+    pub(super) fn pinning(&self) -> impl Iterator<Item = Unique> + '_ {
+        self.pinning.iter().map(|pinning| pinning.unique)
+    }
+
+    /// Everything that is held.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Held> + '_ {
+        let pinning = self.pinning.drain(..).map(|pinning| pinning.held);
+        self.links.drain(..).map(|(_, held)| held).chain(pinning)
+    }
+}
+
+/// Links.
+impl FileService {
+    fn caller(&self, unique: Unique) -> Caller {
+        let worker = self.index;
+        Caller { worker, unique }
+    }
+
+    fn tell_links(&self, what: OfLink) {
+        self.links.control.send(ToControl::OfLink(what));
+    }
+
+    /// A client opens `head/watch`: it answers for what it does not do.
+    pub(super) fn open_link(&self, port: &Port, held: &Held) -> Result<u64, i32> {
+        let request = port.request(held).map_err(|_| libc::EIO)?;
+        let client = Client::of_thread(request.pid, request.uid).map_err(|error| {
+            let text = format!("head/watch: thread {}: {error}", request.pid);
+            self.shared.log.error(text);
+            match error {
+                ClientError::Unknown => libc::EIO,
+                ClientError::Protected => libc::EPERM,
+            }
+        })?;
+        // Whoever cannot be ended for the others' sake: this daemon, and what holds the system up.
+        if client.pid() == 1 || client.pid().cast_unsigned() == std::process::id() {
+            return Err(libc::EPERM);
+        }
+        let number = self.shared.links.fetch_add(1, Ordering::Relaxed) + 1;
+        self.tell_links(OfLink::Opened(LinkId(number), client));
+        Ok(number)
+    }
+
+    pub(super) fn close_link(&self, fh: Fh) {
+        self.tell_links(OfLink::Closed(LinkId(fh.0)));
+    }
+
+    pub(super) fn read_link(&mut self, port: &mut Port, held: Held, unique: Unique, fh: Fh) {
+        if self.was_interrupted(unique) {
+            return self.reply(port, held, Err(libc::EINTR));
+        }
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            return self.reply(port, held, Ok(0));
+        }
+        let room = Self::room(port, &held);
+        self.watching.links.push((unique, held));
+        let read = OfLink::Read(LinkId(fh.0), self.caller(unique), room);
+        self.tell_links(read);
+    }
+
+    pub(super) fn write_link(&mut self, port: &mut Port, held: Held, unique: Unique) {
+        let Ok(Op::Write { fh, data, .. }) = port.request(&held).map(|request| request.op) else {
+            return self.reply(port, held, Err(libc::EIO));
+        };
+        let write = OfLink::Write(LinkId(fh.0), self.caller(unique), data.to_vec());
+        self.watching.links.push((unique, held));
+        self.tell_links(write);
+    }
+
+    fn take_link(&mut self, unique: Unique) -> Option<Held> {
+        let links = &mut self.watching.links;
+        let at = links.iter().position(|(u, _)| *u == unique)?;
+        Some(links.swap_remove(at).1)
+    }
+
+    /// A read of `head/watch` returns.
+    pub(super) fn link_read(
+        &mut self,
+        port: &mut Port,
+        unique: Unique,
+        result: Result<Vec<u8>, i32>,
+    ) {
+        let Some(held) = self.take_link(unique) else {
+            return;
+        };
+        let outcome = result.map(|bytes| {
+            port.body(&held)[..bytes.len()].copy_from_slice(&bytes);
+            bytes.len()
+        });
+        self.reply(port, held, outcome);
+    }
+
+    /// A write of `head/watch` returns.
+    pub(super) fn link_wrote(
+        &mut self,
+        port: &mut Port,
+        unique: Unique,
+        result: Result<usize, i32>,
+    ) {
+        if let Some(held) = self.take_link(unique) {
+            let outcome = result.map(|len| crate::wire::fuse::reply::write(port.body(&held), len));
+            self.reply(port, held, outcome);
+        }
+    }
+
+    /// Whether a request on `head/watch` is held.
+    pub(super) fn is_of_link(&self, unique: Unique) -> bool {
+        self.watching.links.iter().any(|(u, _)| *u == unique)
+    }
+
+    /// Its caller was signalled.
+    pub(super) fn tell_interrupted(&self, unique: Unique) {
+        self.tell_links(OfLink::Interrupted(self.caller(unique)));
+    }
+
+    /// The mount is ending: nobody waits for a message any more.
+    pub(super) fn end_links(&mut self, port: &mut Port) {
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            for (_, held) in std::mem::take(&mut self.watching.links) {
+                self.reply(port, held, Ok(0));
+            }
+        }
+    }
+}
+
+/// Pins.
+impl FileService {
+    /// Blocks of an answer that somebody may see as something else. What the answer was made from is noted already.
+    pub(super) fn unpinned(
+        &mut self,
+        task: &Task,
+        file: &FileNode,
+        info: &Info,
+        (off, len): (u64, usize),
+    ) -> Vec<BlkNo> {
+        if file.rev != Rev::Head {
+            return Vec::new();
+        }
+        // Either control sees the notes when it begins to watch, or this sees that it is watched.
+        fence(Ordering::SeqCst);
+        let Some(after) = file.watched() else {
+            return Vec::new();
+        };
+        let hand = task::at_hand(task, &self.cache, &self.seen);
+        let serial = |oid| match hand.kept(oid) {
+            Some(Kept::Object(_, serial) | Kept::Raw(_, serial)) => *serial,
+            // Not known: asked for.
+            _ => Tid::MAX,
+        };
+        let len =
+            len.min(usize::try_from(i64::MAX.unsigned_abs().saturating_sub(off)).unwrap_or(len));
+        let (mut needs, mut path) = (Vec::new(), Vec::new());
+        let mut found = Vec::new();
+        for piece in read::pieces(info.file.blksize.0, off, len) {
+            let mut ask = Ask::new(&hand, &mut needs);
+            let place = bigfile::locate_path(&mut ask, &info.file, piece.blk, &mut path);
+            let newest = match place {
+                Ok(Step::Done(place)) => {
+                    let nodes = path.iter().map(|node| node.oid);
+                    let block = place.block.map(|entry| entry.oid);
+                    nodes.chain(block).map(serial).max().unwrap_or(Tid::MAX)
+                }
+                _ => Tid::MAX,
+            };
+            if newest > after {
+                found.push(piece.blk);
+            }
+        }
+        found
+    }
+
+    /// Holds a READ until its blocks are pinned.
+    pub(super) fn pin_first(
+        &mut self,
+        port: &Port,
+        (held, unique): (Held, Unique),
+        file: Arc<FileNode>,
+        (off, len): (u64, usize),
+        blks: Vec<BlkNo>,
+    ) {
+        let oid = file.oid;
+        let reader = Reader {
+            tid: port.request(&held).map_or(0, |request| request.pid),
+            node: file.id,
+            off,
+            len: len as u64,
+        };
+        self.watching.pinning.push(Pinning {
+            unique,
+            held,
+            file,
+            off,
+            len,
+        });
+        self.tell_links(OfLink::Ask(self.caller(unique), oid, blks, Some(reader)));
+    }
+
+    /// Holds pages back until they are pinned.
+    pub(super) fn store_pinned(&mut self, file: &FileNode, pages: Vec<Store>, blks: Vec<BlkNo>) {
+        self.watching.numbers += 1;
+        let number = Unique(OWN | self.watching.numbers);
+        let state = self.taken;
+        self.watching.storing.push(Storing {
+            number,
+            state,
+            pages,
+        });
+        self.tell_links(OfLink::Ask(self.caller(number), file.oid, blks, None));
+    }
+
+    /// Whether a READ waits for pins.
+    pub(super) fn is_pinning(&self, unique: Unique) -> bool {
+        self.watching.pinning.iter().any(|p| p.unique == unique)
+    }
+
+    /// Answers a READ that waits for pins if its caller is being killed; the pins go on. False when it waits on.
+    pub(super) fn end_pinning(&mut self, port: &mut Port, unique: Unique) -> bool {
+        let pinning = &mut self.watching.pinning;
+        let Some(at) = pinning.iter().position(|p| p.unique == unique) else {
+            return true;
+        };
+        let caller = port
+            .request(&pinning[at].held)
+            .map_or(0, |request| request.pid);
+        let is_killed = proc::is_being_killed(caller);
+        if is_killed {
+            let held = pinning.swap_remove(at).held;
+            self.reply(port, held, Err(libc::EINTR));
+        }
+        is_killed
+    }
+
+    /// A READ is answered as it is: see [`super::wayout`].
+    pub(super) fn way_out(&mut self, port: &mut Port, unique: Unique) {
+        let pinning = &mut self.watching.pinning;
+        if let Some(at) = pinning.iter().position(|p| p.unique == unique) {
+            let Pinning { held, len, .. } = pinning.swap_remove(at);
+            self.reply(port, held, Ok(len));
+        }
+    }
+
+    /// What was asked for is pinned; or it cannot be told.
+    pub(super) fn granted(&mut self, port: &mut Port, unique: Unique, granted: bool) {
+        let storing = &mut self.watching.storing;
+        if let Some(at) = storing.iter().position(|s| s.number == unique) {
+            let storing = storing.swap_remove(at);
+            if granted && storing.state == self.taken {
+                self.store_pages(storing.pages);
+            }
+            return;
+        }
+        let pinning = &mut self.watching.pinning;
+        let Some(at) = pinning.iter().position(|p| p.unique == unique) else {
+            return; // its caller went away
+        };
+        let Pinning {
+            held,
+            file,
+            off,
+            len,
+            ..
+        } = pinning.swap_remove(at);
+        if !granted {
+            return self.reply(port, held, Err(libc::EIO));
+        }
+        self.read_ready(port, held, &file, (off, len));
+    }
+
+    /// Pages go to the page cache.
+    pub(super) fn store_pages(&mut self, pages: Vec<Store>) {
+        for store in pages {
+            self.shared.stores.push(store);
+        }
+        Counters::add(&self.counters().stores, 1);
+    }
+
+    /// The node of a file that the kernel forgot is of no interest any more.
+    pub(super) fn forget_storing(&mut self, ids: &[NodeId]) {
+        self.watching.storing.retain(|storing| {
+            !storing.pages.iter().any(|store| match store {
+                Store::Pages { node, .. } => ids.contains(node),
+                Store::Name(..) => false,
+            })
+        });
+    }
+}
