@@ -92,6 +92,8 @@ pub const FINDINGS_MAX: usize = 1000;
 pub const UPLOAD_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of stores that wait for their turn before another one is made.
 pub const STORE_QUEUE_BYTES_MAX: usize = 4 << 20;
+/// Blocks of one worker that are held back until they are pinned: as many bytes as [`STORE_QUEUE_BYTES_MAX`] of the usual size.
+pub const STORES_PINNED_MAX: usize = 2;
 /// Stores that wait for their turn.
 pub const STORES_MAX: usize = 1024;
 

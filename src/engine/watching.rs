@@ -9,6 +9,7 @@ use super::serve::FileService;
 use super::shared::{Counters, ToControl};
 use super::task::{self, Task};
 use super::wayout::Reader;
+use crate::base::limit;
 use crate::base::{BlkNo, Fh, NodeId, Rev, Tid, Unique};
 use crate::fs::cache::Kept;
 use crate::fs::read::{self, Info};
@@ -259,6 +260,10 @@ impl FileService {
 
     /// Holds pages back until they are pinned.
     pub(super) fn store_pinned(&mut self, file: &FileNode, pages: Vec<Store>, blks: Vec<BlkNo>) {
+        // A client that takes its time holds pages back, not memory: readers ask for what they need.
+        if self.watching.storing.len() >= limit::STORES_PINNED_MAX {
+            return;
+        }
         self.watching.numbers += 1;
         let number = Unique(OWN | self.watching.numbers);
         let state = self.taken;

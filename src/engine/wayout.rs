@@ -75,7 +75,9 @@ pub(super) fn take(
                 proc::pause(Duration::from_micros(200));
             }
             let drop = Head::inval_inode(reader.node, reader.off, reader.len);
-            let _ = tell(&connection.fuse, &drop, &[]);
+            if tell(&connection.fuse, &drop, &[]).is_err() {
+                return; // it would see the page: it stays stopped until its deadline
+            }
         }
         let _ = client.go_on();
     };
