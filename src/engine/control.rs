@@ -88,6 +88,8 @@ struct Work {
     lost: Vec<Lost>,
     /// The state that not every worker has yet.
     passing: Option<u64>,
+    /// When the database is looked at even if nothing tells that it changed.
+    look_at: Instant,
     voted: usize,
     suspicious: Option<(Instant, bool)>,
     troubled: Option<Instant>,
@@ -117,12 +119,13 @@ impl Control {
                 links,
                 lost: Vec::new(),
                 passing: None,
+                look_at: Instant::now(),
                 voted: 0,
                 suspicious: None,
                 troubled: None,
                 published: 0,
             };
-            if let Err(error) = follow::run(rings, &watch, &waker, || work.turn()) {
+            if let Err(error) = follow::run(rings, &watch, &waker, |changed| work.turn(changed)) {
                 log.error(format!("the database can no longer be followed: {error}"));
                 work.fail();
             }
@@ -131,8 +134,8 @@ impl Control {
 }
 
 impl Work {
-    /// Takes all messages and all transactions there are; `None` to stop.
-    fn turn(&mut self) -> Option<Duration> {
+    /// Takes all messages and, if the database may have changed or it is time, all transactions there are; `None` to stop.
+    fn turn(&mut self, changed: bool) -> Option<Duration> {
         while let Ok(message) = self.control.inbox.try_recv() {
             match message {
                 ToControl::Stop => {
@@ -165,6 +168,7 @@ impl Work {
                 ToControl::Rebuilt(rebuilt) => {
                     let poll = self.control.store.adopt(*rebuilt);
                     self.polled(poll);
+                    self.look_at = Instant::now();
                 }
             }
         }
@@ -178,9 +182,14 @@ impl Work {
         if self.history.has_astray() && self.head.is_quiet() {
             self.let_go();
         }
-        let poll = self.control.store.poll();
-        let wait = self.polled(poll);
-        let lefts = [self.retrieval.left(), self.links.left(Instant::now())];
+        if changed || self.look_at <= Instant::now() {
+            let poll = self.control.store.poll();
+            let wait = self.polled(poll);
+            self.look_at = Instant::now() + wait;
+        }
+        let now = Instant::now();
+        let wait = self.look_at.saturating_duration_since(now);
+        let lefts = [self.retrieval.left(), self.links.left(now)];
         Some(lefts.into_iter().flatten().fold(wait, Duration::min))
     }
 

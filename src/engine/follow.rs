@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Longest wait: what inotify did not tell is seen then.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Events that fill no read, however long their names: nothing is left behind them. A read of 4 KiB holds 15 of the longest.
+const FEW: usize = 8;
+
 /// Tells of changes of the database file and of its name.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -54,6 +57,9 @@ impl Watch {
         let mut renamed = false;
         while let Ok(events) = inotify.read_events() {
             renamed |= events.iter().any(|e| e.mask != AddWatchFlags::IN_MODIFY);
+            if events.len() <= FEW {
+                break;
+            }
         }
         if renamed {
             self.rearm();
@@ -61,7 +67,8 @@ impl Watch {
     }
 }
 
-/// Calls `turn` until it says to stop: whenever something happened, and when the time it asked for is over.
+/// Calls `turn` until it says to stop: whenever something happened, and when the time it asked for is over. It is told whether
+/// the database may have changed.
 ///
 /// # Errors
 /// The system refused to wait.
@@ -69,21 +76,22 @@ pub(super) fn run(
     rings: bool,
     watch: &Watch,
     waker: &Waker,
-    mut turn: impl FnMut() -> Option<Duration>,
+    mut turn: impl FnMut(bool) -> Option<Duration>,
 ) -> io::Result<()> {
     #[cfg(not(target_env = "musl"))] // tokio-uring 0.5.0 does not compile for musl
     if rings {
         return tokio_uring::start(by_ring::run(watch, waker, turn));
     }
     let _ = rings;
-    while let Some(timeout) = turn() {
-        wait_by_poll(watch, waker, timeout)?;
+    let mut changed = true;
+    while let Some(timeout) = turn(changed) {
+        changed = wait_by_poll(watch, waker, timeout)?;
     }
     Ok(())
 }
 
-/// Waits until the watch or the waker has something, at most `timeout`, and takes it.
-fn wait_by_poll(watch: &Watch, waker: &Waker, timeout: Duration) -> io::Result<()> {
+/// Waits until the watch or the waker has something, at most `timeout`, and takes it; tells whether the watch had.
+fn wait_by_poll(watch: &Watch, waker: &Waker, timeout: Duration) -> io::Result<bool> {
     let mut fds = vec![PollFd::new(waker.fd(), PollFlags::POLLIN)];
     fds.extend(watch.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
@@ -95,10 +103,11 @@ fn wait_by_poll(watch: &Watch, waker: &Waker, timeout: Duration) -> io::Result<(
     if ready[0] {
         waker.drain();
     }
-    if ready.get(1) == Some(&true) {
+    let changed = ready.get(1) == Some(&true);
+    if changed {
         watch.drain();
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// The same in the loop of tokio-uring.
@@ -116,25 +125,26 @@ mod by_ring {
     pub(super) async fn run(
         watch: &Watch,
         waker: &Waker,
-        mut turn: impl FnMut() -> Option<Duration>,
+        mut turn: impl FnMut(bool) -> Option<Duration>,
     ) -> io::Result<()> {
-        let woken = readable(waker.fd())?;
-        let changed = watch.fd().map(readable).transpose()?;
-        while let Some(timeout) = turn() {
+        let messages = readable(waker.fd())?;
+        let changes = watch.fd().map(readable).transpose()?;
+        let mut changed = true;
+        while let Some(timeout) = turn(changed) {
             let happened = poll_fn(|context| {
-                let woken = take(&woken, context, || waker.drain())?;
-                let changed = match &changed {
+                let woken = take(&messages, context, || waker.drain())?;
+                let changed = match &changes {
                     Some(fd) => take(fd, context, || watch.drain())?,
                     None => Poll::Pending,
                 };
                 match (woken, changed) {
                     (Poll::Pending, Poll::Pending) => Poll::Pending,
-                    _ => Poll::Ready(io::Result::Ok(())),
+                    _ => Poll::Ready(io::Result::Ok(changed.is_ready())),
                 }
             });
-            tokio::time::timeout(timeout, happened)
+            changed = tokio::time::timeout(timeout, happened)
                 .await
-                .unwrap_or(Ok(()))?;
+                .unwrap_or(Ok(false))?;
         }
         Ok(())
     }

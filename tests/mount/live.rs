@@ -58,9 +58,12 @@ impl Writer {
 /// Two readers beside the writer, one by pread and one by mmap, until the writer's log stands still.
 fn followed(rig: &Rig, mount: &Mount<'_>, writer: Writer, seconds: u64) -> PathBuf {
     let before = writer.commits();
+    // In a long run the disk of a busy machine stands still for longer once.
+    let patience = (seconds / 30).clamp(3, 15).to_string();
     let follow = |how: &[&str]| {
         let mut c = rig.tool("verify_mount.py");
         c.arg(&mount.at).arg(&writer.log).arg("--follow").args(how);
+        c.args(["--patience", &patience]);
         rig.start(&mut c)
     };
     let mut readers = [follow(&["--seed", "1"]), follow(&["--seed", "2", "--mmap"])];

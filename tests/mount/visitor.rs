@@ -42,6 +42,7 @@ fn role() {
     let mut inside = Inside {
         at: at.into(),
         held: BTreeMap::new(),
+        mapped: BTreeMap::new(),
     };
     for line in io::stdin().lock().lines() {
         let line = line.unwrap();
@@ -59,6 +60,9 @@ fn role() {
 struct Inside {
     at: PathBuf,
     held: BTreeMap<String, File>,
+    /// Files whose pages were looked for. What is mapped is what memory is reclaimed from last: some machines page out what is not even
+    /// with most of their memory free (DAMON), and then a page that is missing would tell nothing about the server.
+    mapped: BTreeMap<String, Mmap>,
 }
 
 impl Inside {
@@ -74,11 +78,11 @@ impl Inside {
                 self.held.insert(words[1].to_owned(), file);
                 "held".to_owned()
             }
-            "let" => self
-                .held
-                .remove(words[1])
-                .map_or("unknown", |_| "let")
-                .to_owned(),
+            "let" => {
+                self.mapped.remove(words[1]);
+                let held = self.held.remove(words[1]);
+                held.map_or("unknown", |_| "let").to_owned()
+            }
             "size" => std::fs::metadata(path.unwrap())?.len().to_string(),
             "text" => std::fs::read_to_string(path.unwrap())?.replace('\n', "|"),
             "await" => await_head(&self.at.join("head/at"), words[1])?,
@@ -108,14 +112,9 @@ impl Inside {
                 let len = self.file(words[1])?.read_at(&mut buf, n(2))?;
                 buf[..len].iter().map(|b| format!("{b:02x}")).collect()
             }
-            "cached" => {
-                let file = self.file(words[1])?;
-                match file.metadata()?.len() {
-                    0 => String::new(),
-                    _ => runs(resident(&map(&file)?)?.into_iter().map(u32::from)),
-                }
-            }
+            "cached" => self.cached(words[1])?,
             "evict" => {
+                self.mapped.remove(words[1]); // mapped pages stay
                 let whole = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
                 let len = i64::try_from(n(3)).unwrap();
                 posix_fadvise(
@@ -131,6 +130,22 @@ impl Inside {
             "soak" => soak::read(&self.at, words)?,
             other => panic!("unknown question {other}"),
         })
+    }
+
+    /// Which pages the page cache has; those it has stay mapped, of head and of what is held.
+    fn cached(&mut self, path: &str) -> io::Result<String> {
+        let file = self.file(path)?;
+        if file.metadata()?.len() == 0 {
+            return Ok(String::new());
+        }
+        let map = map(&file)?;
+        let found = resident(&map)?;
+        let there = (0..).zip(&found).filter(|(_, cached)| **cached);
+        there.for_each(|(page, _)| drop(std::hint::black_box(map[page * PAGE])));
+        if self.held.contains_key(path) || path.starts_with("head/") {
+            self.mapped.insert(path.to_owned(), map);
+        }
+        Ok(runs(found.into_iter().map(u32::from)))
     }
 
     fn file(&self, path: &str) -> io::Result<File> {
