@@ -1,20 +1,28 @@
 //! Callers of parked requests that are being killed: they get their answer at once.
 //!
 //! One that was merely signalled gets what it asked for: no reader of a file expects EINTR, and for a page fault that is tried
-//! again it would be SIGBUS. The kernel tells of a request's first signal only, and on a ring not always of that; so whoever waits
-//! long is looked at, too (kernel-note 0017).
+//! again it would be SIGBUS. The kernel tells of a request's first signal only, and on a ring not of one that was there before the
+//! request was; so whoever waits long is looked at, too (kernel-note 0017).
+//!
+//! Who waits for a message, for a transaction or for a name of the future may wait for ever, and is interrupted by any signal. It is looked
+//! at once, a moment after it came: of later signals the kernel tells. A thousand clients that wait cost nothing.
 
 use super::serve::FileService;
 use super::task::{Job, Task};
 use crate::base::Unique;
 use crate::kernel::port::Port;
 use crate::kernel::proc;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// How often callers that were signalled are looked at.
 const SIGNALLED: Duration = Duration::from_millis(50);
 /// The same of those that wait long.
 const LONG: Duration = Duration::from_millis(500);
+/// When those that wait for something to happen are looked at. Most have gone by then.
+const FRESH: Duration = Duration::from_millis(50);
+/// How many of them at a time: 20 us each.
+const AT_ONCE: usize = 4;
 
 /// Whom to look at.
 #[derive(Debug, Default)]
@@ -24,6 +32,15 @@ pub(super) struct Suspects {
     /// They waited already when this was last looked.
     waiting: Vec<Unique>,
     looked: Option<Instant>,
+    /// They wait for something to happen, and were not looked at since they came.
+    fresh: VecDeque<(Unique, Instant)>,
+}
+
+impl Suspects {
+    /// Somebody waits for something to happen.
+    pub(super) fn came(&mut self, unique: Unique) {
+        self.fresh.push_back((unique, Instant::now()));
+    }
 }
 
 impl FileService {
@@ -40,10 +57,10 @@ impl FileService {
 
     /// Looks at callers; tells when to look again.
     pub(super) fn end_killed(&mut self, port: &mut Port) -> Option<Duration> {
-        let mut wait = None;
+        let mut wait = self.look_at_fresh(port);
         if !self.suspects.signalled.is_empty() {
             self.end_signalled(port);
-            wait = Some(SIGNALLED);
+            wait = Some(wait.map_or(SIGNALLED, |wait| wait.min(SIGNALLED)));
         }
         let is_parked = self.tasks.len() > self.free.len() || !self.watching.is_pinning_none();
         if !is_parked {
@@ -65,7 +82,28 @@ impl FileService {
             }
             self.suspects.waiting = waiting;
         }
-        Some(wait.unwrap_or(LONG))
+        Some(wait.map_or(LONG, |wait| wait.min(LONG)))
+    }
+
+    /// Those that came a moment ago; tells when the next is to be looked at.
+    fn look_at_fresh(&mut self, port: &mut Port) -> Option<Duration> {
+        let (now, mut looks) = (Instant::now(), 0);
+        while let Some(&(unique, since)) = self.suspects.fresh.front() {
+            let left = FRESH.saturating_sub(now - since);
+            if !left.is_zero() || looks == AT_ONCE {
+                return Some(left);
+            }
+            self.suspects.fresh.pop_front();
+            let Some(held) = self.waiting(unique) else {
+                continue;
+            };
+            looks += 1;
+            let tid = port.request(held).map_or(0, |request| request.pid);
+            if proc::is_signalled(tid) {
+                self.end_waiting(port, unique);
+            }
+        }
+        None
     }
 
     fn end_signalled(&mut self, port: &mut Port) {

@@ -287,18 +287,8 @@ impl FileService {
 
     /// The caller of a request was signalled: a parked one is answered, others are about to be anyway.
     fn interrupt(&mut self, port: &mut Port, unique: Unique) {
-        if let Some(at) = self.future.iter().position(|(_, u, _)| *u == unique) {
-            let (_, _, held) = self.future.swap_remove(at);
-            self.shared.future_lookups.fetch_sub(1, Ordering::SeqCst);
-            return self.reply(port, held, Err(libc::EINTR));
-        }
-        if let Some(at) = self.zhead_reads.iter().position(|(_, u, _)| *u == unique) {
-            let (_, _, held) = self.zhead_reads.swap_remove(at);
-            return self.reply(port, held, Err(libc::EINTR));
-        }
-        if self.is_of_link(unique) {
-            // Whether it gets a message or not is for control to say.
-            return self.tell_interrupted(unique);
+        if self.end_waiting(port, unique) {
+            return;
         }
         if self.parked(unique).is_some() || self.is_pinning(unique) {
             return self.suspect(port, unique);
@@ -307,6 +297,33 @@ impl FileService {
             self.interrupted.pop_front();
         }
         self.interrupted.push_back(unique);
+    }
+
+    /// Ends the wait of one that waits for something to happen; whether it did.
+    pub(super) fn end_waiting(&mut self, port: &mut Port, unique: Unique) -> bool {
+        if let Some(at) = self.future.iter().position(|(_, u, _)| *u == unique) {
+            let (_, _, held) = self.future.swap_remove(at);
+            self.shared.future_lookups.fetch_sub(1, Ordering::SeqCst);
+            self.reply(port, held, Err(libc::EINTR));
+        } else if let Some(at) = self.zhead_reads.iter().position(|(_, u, _)| *u == unique) {
+            let (_, _, held) = self.zhead_reads.swap_remove(at);
+            self.reply(port, held, Err(libc::EINTR));
+        } else if self.of_link(unique).is_some() {
+            // Whether it gets a message or not is for control to say.
+            self.tell_interrupted(unique);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// The request of one that waits for something to happen.
+    pub(super) fn waiting(&self, unique: Unique) -> Option<&Held> {
+        let future = self.future.iter().map(|(_, u, held)| (u, held));
+        let zhead = self.zhead_reads.iter().map(|(_, u, held)| (u, held));
+        let mut all = future.chain(zhead);
+        let found = all.find(|(u, _)| **u == unique).map(|(_, held)| held);
+        found.or_else(|| self.of_link(unique))
     }
 
     /// Stores a block when nobody has asked for anything for a while; tells when to look again.

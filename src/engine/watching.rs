@@ -117,6 +117,7 @@ impl FileService {
         }
         let room = Self::room(port, &held);
         self.watching.links.push((unique, held));
+        self.suspects.came(unique);
         let read = OfLink::Read(LinkId(fh.0), self.caller(unique), room);
         self.tell_links(read);
     }
@@ -127,6 +128,7 @@ impl FileService {
         };
         let write = OfLink::Write(LinkId(fh.0), self.caller(unique), data.to_vec());
         self.watching.links.push((unique, held));
+        self.suspects.came(unique);
         self.tell_links(write);
     }
 
@@ -166,9 +168,10 @@ impl FileService {
         }
     }
 
-    /// Whether a request on `head/watch` is held.
-    pub(super) fn is_of_link(&self, unique: Unique) -> bool {
-        self.watching.links.iter().any(|(u, _)| *u == unique)
+    /// A request on `head/watch` that is held.
+    pub(super) fn of_link(&self, unique: Unique) -> Option<&Held> {
+        let mut links = self.watching.links.iter();
+        links.find(|(u, _)| *u == unique).map(|(_, held)| held)
     }
 
     /// Its caller was signalled.

@@ -96,20 +96,27 @@ pub fn ids() -> (u32, u32) {
 
 /// Whether a thread is on its way out, or gone: by its number, 0 for one that cannot be seen from here.
 pub fn is_being_killed(tid: u32) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{tid}/status")) else {
-        return true;
-    };
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     // Whatever ends a process ends its other threads by SIGKILL.
     let kill = 1u64 << (Signal::SIGKILL as u32 - 1);
-    let is_set = |name| {
-        let mask = field(name).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        mask.is_none_or(|mask| mask & kill != 0)
-    };
-    let state = field("State:").map(str::trim_start);
-    state.is_none_or(|state| state.starts_with(['Z', 'X']))
-        || is_set("SigPnd:")
-        || is_set("ShdPnd:")
+    signals_of(tid).is_none_or(|(pending, _)| pending & kill != 0)
+}
+
+/// Whether a thread has a signal to act upon, is on its way out, or gone: see [`is_being_killed`].
+pub fn is_signalled(tid: u32) -> bool {
+    signals_of(tid).is_none_or(|(pending, deaf_to)| pending & !deaf_to != 0)
+}
+
+/// The signals that wait for a thread or its process, and those that it is deaf to; `None` if it has ended.
+fn signals_of(tid: u32) -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let mask = |name| u64::from_str_radix(field(name)?.trim(), 16).ok();
+    let has_ended = field("State:")?.trim_start().starts_with(['Z', 'X']);
+    if has_ended {
+        return None;
+    }
+    let pending = mask("SigPnd:")? | mask("ShdPnd:")?;
+    Some((pending, mask("SigBlk:")? | mask("SigIgn:")?))
 }
 
 /// Number of the calling thread, as `/proc` has it.

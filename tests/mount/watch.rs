@@ -26,6 +26,7 @@ on_each_transport!(
     e10_a_link_is_read_written_and_closed,
     e10_a_signal_ends_a_read,
     e10_killed_in_a_read,
+    e10_killed_as_it_begins_to_read,
     e10_a_thousand_links,
     e10_a_descriptor_goes_to_a_child,
     e11_replies_have_their_texts_and_no_order,
@@ -246,6 +247,34 @@ fn e10_killed_in_a_read(transport: Transport) {
     scene.begin_read(110);
     assert_eq!(scene.inside.answer(SHORT), "2x1");
     assert_eq!(scene.inside.stat("pinkill"), 0);
+    scene.stop();
+}
+
+/// A ring never tells of a signal that was there before the request was delivered (kernel-note 0017). Clients that have just answered a
+/// pin, and are about to wait for the next, are killed one after the other.
+fn e10_killed_as_it_begins_to_read(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("unheard", 90);
+    let mut scene = Scene::watched(&rig, transport, "");
+    for round in 0..number("ZRING_KILLS", 5) * 5 {
+        let mut client = scene.good_client(&rig, scene.base.last());
+        scene.change(&[110], u32::try_from(2 + round).unwrap());
+        scene.begin_read(110);
+        assert_eq!(
+            scene.inside.answer(SHORT),
+            format!("{}x1", 2 + round),
+            "round {round}"
+        );
+        kill(client.pid(), Signal::SIGKILL).unwrap();
+        let ended = client.ended(Duration::from_secs(3));
+        assert!(
+            ended.is_some(),
+            "round {round}: a client that was killed lives"
+        );
+    }
+    scene.await_counts(0, 0, 0);
     scene.stop();
 }
 
