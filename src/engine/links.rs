@@ -135,6 +135,22 @@ impl LinkTable {
         left.into_iter().chain(look).min()
     }
 
+    /// Isolation, and what it asks.
+    fn asking<'a>(
+        &'a mut self,
+        history: &'a mut History,
+        shared: &'a Shared,
+    ) -> (&'a mut Isolation, Asked<'a>) {
+        let (clients, lost) = (&self.clients, &self.lost);
+        let asked = Asked {
+            history,
+            shared,
+            clients,
+            lost,
+        };
+        (&mut self.isolation, asked)
+    }
+
     /// Something came from a worker.
     pub(super) fn came(
         &mut self,
@@ -143,25 +159,14 @@ impl LinkTable {
         shared: &Shared,
         now: Instant,
     ) {
-        let Self {
-            isolation,
-            clients,
-            lost,
-            ..
-        } = self;
         if let OfLink::Opened(link, client) = what {
-            clients.insert(link, Arc::new(client));
-            return isolation.open(link);
+            self.clients.insert(link, Arc::new(client));
+            return self.isolation.open(link);
         }
         if let OfLink::Ask(caller, .., Some(reader)) = &what {
             self.readers.insert(*caller, (*reader, now));
         }
-        let outside = &mut Asked {
-            history,
-            shared,
-            clients,
-            lost,
-        };
+        let (isolation, outside) = &mut self.asking(history, shared);
         match what {
             OfLink::Opened(..) => {}
             OfLink::Read(link, caller, room) => isolation.read(link, caller, room),
@@ -182,18 +187,7 @@ impl LinkTable {
         shared: &Shared,
         now: Instant,
     ) {
-        let Self {
-            isolation,
-            clients,
-            lost,
-            ..
-        } = self;
-        let outside = &mut Asked {
-            history,
-            shared,
-            clients,
-            lost,
-        };
+        let (isolation, outside) = &mut self.asking(history, shared);
         isolation.shown(shown, outside, now);
     }
 
@@ -205,35 +199,13 @@ impl LinkTable {
         history: &mut History,
         shared: &Shared,
     ) {
-        let Self {
-            isolation,
-            clients,
-            lost,
-            ..
-        } = self;
-        let outside = &mut Asked {
-            history,
-            shared,
-            clients,
-            lost,
-        };
+        let (isolation, outside) = &mut self.asking(history, shared);
         isolation.lose(oid, before, why, outside, Instant::now());
     }
 
     /// Deadlines.
     pub(super) fn tick(&mut self, history: &mut History, shared: &Shared, now: Instant) {
-        let Self {
-            isolation,
-            clients,
-            lost,
-            ..
-        } = self;
-        let outside = &mut Asked {
-            history,
-            shared,
-            clients,
-            lost,
-        };
+        let (isolation, outside) = &mut self.asking(history, shared);
         isolation.tick(outside, now);
     }
 
