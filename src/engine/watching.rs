@@ -14,8 +14,8 @@ use crate::base::{BlkNo, Fh, NodeId, Rev, Tid, Unique};
 use crate::fs::cache::Kept;
 use crate::fs::read::{self, Info};
 use crate::fs::tree::FileNode;
-use crate::iso::{Caller, LinkId};
-use crate::kernel::client::{Client, ClientError};
+use crate::iso::{Caller, LinkId, Uid};
+use crate::kernel::client::{self, Client, ClientError};
 use crate::kernel::port::{Held, Port};
 use crate::kernel::proc;
 use crate::wire::fuse::request::Op;
@@ -99,8 +99,17 @@ impl FileService {
         if client.pid() == 1 || client.pid().cast_unsigned() == std::process::id() {
             return Err(libc::EPERM);
         }
+        let owner = self.shared.owner;
+        let in_group = |gid| request.gid == gid || client::is_in_group(request.pid, gid);
+        if !owner.may_watch(request.uid, in_group) {
+            return Err(libc::EACCES);
+        }
+        let user = (!owner.is_trusted(request.uid)).then_some(Uid(request.uid));
+        if let Some(user) = user {
+            self.shared.admit(user)?;
+        }
         let number = self.shared.links.fetch_add(1, Ordering::Relaxed) + 1;
-        self.tell_links(OfLink::Opened(LinkId(number), client));
+        self.tell_links(OfLink::Opened(LinkId(number), client, user));
         Ok(number)
     }
 
@@ -116,16 +125,18 @@ impl FileService {
             return self.reply(port, held, Ok(0));
         }
         let room = Self::room(port, &held);
+        let tid = port.request(&held).map_or(0, |request| request.pid);
         self.watching.links.push((unique, held));
-        let read = OfLink::Read(LinkId(fh.0), self.caller(unique), room);
+        let read = OfLink::Read(LinkId(fh.0), self.caller(unique), tid, room);
         self.tell_links(read);
     }
 
     pub(super) fn write_link(&mut self, port: &mut Port, held: Held, unique: Unique) {
-        let Ok(Op::Write { fh, data, .. }) = port.request(&held).map(|request| request.op) else {
+        let request = port.request(&held).map(|request| (request.pid, request.op));
+        let Ok((tid, Op::Write { fh, data, .. })) = request else {
             return self.reply(port, held, Err(libc::EIO));
         };
-        let write = OfLink::Write(LinkId(fh.0), self.caller(unique), data.to_vec());
+        let write = OfLink::Write(LinkId(fh.0), self.caller(unique), tid, data.to_vec());
         self.watching.links.push((unique, held));
         self.tell_links(write);
     }

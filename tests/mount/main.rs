@@ -37,6 +37,7 @@ mod fault;
 mod fstab;
 mod kernel_off;
 mod live;
+mod others;
 mod restart;
 mod rev;
 mod soak;

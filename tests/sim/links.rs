@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use std::time::{Duration, Instant};
 use zring::base::{BlkNo, Oid, Tid};
 use zring::fs::history::History;
-use zring::iso::{Action, Caller, Isolation, LinkId, Outside, Signal, Unknown};
+use zring::iso::{Action, Caller, Isolation, LinkId, Outside, Rules, Signal, Unknown};
 
 /// As in `engine::links`.
 #[derive(Clone, Debug)]
@@ -146,7 +146,7 @@ impl LinkTable {
     #[allow(clippy::disallowed_methods, reason = "any instant will do")]
     pub(crate) fn new(shown: Tid, timeout: Duration) -> Self {
         Self {
-            isolation: Isolation::new(shown, timeout),
+            isolation: Isolation::new(shown, Rules::new(timeout)),
             clients: FxHashMap::default(),
             zero: Instant::now(),
             looked: Duration::ZERO,
@@ -192,7 +192,7 @@ impl LinkTable {
         } = self;
         if let OfLink::Opened(link, client) = what {
             clients.insert(link, client);
-            return isolation.open(link);
+            return isolation.open(link, None, now);
         }
         let outside = &mut Asked {
             history,

@@ -17,6 +17,9 @@ Questions come as lines on stdin, each is answered by a line "> <answer>"; what 
   open OID BLKSIZE      opens and maps a file of head       let OID     undoes that
   look OID BLK          the stamp of a block, by the mapping
   pread OID BLK         the same by pread(2)                evict OID BLK   asks the kernel to forget it
+  become UID GID [GID]  acts as another user, of a further group; `again`: as root, with the user's own number
+  stat PATH             mode in octal, uid and gid of something in the mount
+  flood L N             writes N requests that mean nothing; how many milliseconds that took
   fork                  a child goes on in its place, with the descriptors; the parent closes its own, and waits
   leave                 the same, but the parent ends
 """
@@ -225,6 +228,28 @@ class Client:
     def evict(self, oid, blk):
         self.files[oid].evict(int(blk))
         return "evicted"
+
+    def become(self, uid, gid, *groups):
+        os.setgroups([int(g) for g in groups])
+        os.setresgid(int(gid), int(gid), int(gid))
+        # It may be root again, as a program may that belongs to root.
+        os.setresuid(int(uid), int(uid), 0)
+        os.chdir("/")
+        return "became"
+
+    def again(self):
+        os.seteuid(0)
+        return "again"
+
+    def stat(self, path):
+        s = os.stat(os.path.join(self.mnt, path))
+        return "%o %d %d" % (s.st_mode & 0o7777, s.st_uid, s.st_gid)
+
+    def flood(self, name, count):
+        text, began = b"1 x\n" * int(count), time.monotonic()
+        while text:
+            text = text[os.write(self.links[name].fd, text[:4 << 10]):]
+        return "%d" % ((time.monotonic() - began) * 1e3)
 
     def fork(self, ends=False):
         parent = os.getpid()
