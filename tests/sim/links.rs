@@ -85,7 +85,11 @@ impl Outside for Asked<'_> {
     }
 
     fn knows(&mut self, oid: Oid) -> bool {
-        self.history.knows(oid)
+        // Nothing happens between this and `changes`, where a worker would go on: so the mistake is to hear nothing here, either.
+        self.history.source().is_deaf = self.shared.is(Mutant::NotesNotTaken);
+        let is_known = self.history.knows(oid);
+        self.history.source().is_deaf = false;
+        is_known
     }
 
     fn is_complete(&mut self, oid: Oid) -> bool {

@@ -262,8 +262,8 @@ impl Run {
                 isolation.write(self.links[name], caller, text.as_bytes(), world, now);
             }
             [name, "signalled"] => {
-                let of_it = self.callers.iter().filter(|(_, of)| *of == name);
-                let unique = *of_it.last().unwrap().0;
+                let mut of_it = self.callers.iter().filter(|(_, of)| *of == name);
+                let unique = *of_it.next_back().unwrap().0;
                 let worker = 0;
                 self.isolation.interrupt(Caller { worker, unique });
             }
