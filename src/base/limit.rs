@@ -19,10 +19,24 @@ pub const TREE_HEIGHT_MAX: usize = 64;
 
 /// Watch requests of one link that are not begun: 40 bytes each.
 pub const LINK_REQUESTS_MAX: usize = 1024;
-/// Replies that one link has not read.
+/// Replies that one link has not read; of users other than the mount's owner, everything.
 pub const LINK_REPLY_BYTES_MAX: usize = 1 << 20;
 /// Pins of watch requests that one client has to answer at a time, 300 bytes each; those that a READ waits for come on top.
 pub const PINS_UNDER_WAY: usize = 4096;
+/// Opens of `head/watch` of one user other than the mount's owner, unless configured otherwise (`watch_per_uid`).
+pub const USER_LINKS: usize = 64;
+/// Files that one such user watches, unless configured otherwise: 300 bytes each.
+pub const USER_WATCHES: usize = 4096;
+/// Blocks that are pinned for one such user, 40 bytes each: 42 MiB.
+pub const USER_PINNED: usize = 1 << 20;
+/// Requests of one such user that are taken at once: all its files.
+pub const USER_REQUESTS_AT_ONCE: u32 = 4096;
+/// Requests of one such user after that. Each asks the history, some 10 us: a hundredth of a CPU.
+pub const USER_REQUESTS_PER_SECOND: u32 = 1000;
+/// Writes of a link that wait until its user may ask for more, each cut to a line.
+pub const LINK_PAUSED_MAX: usize = 16;
+/// Such users that are remembered, 100 bytes each.
+pub const USERS_MAX: usize = 4096;
 /// One line of `head/watch`.
 pub const WATCH_LINE_BYTES_MAX: usize = 4 << 10;
 

@@ -4,8 +4,11 @@ use super::args::{self, Usage};
 use crate::base::limit;
 use crate::engine::control::OnEpoch;
 use crate::engine::start::Choice;
+use crate::fs::attr::Access;
+use crate::iso::Rules;
 use crate::kernel::mount::MountFlags;
 use crate::kernel::port::TransportKind;
+use crate::kernel::proc;
 use std::time::Duration;
 
 pub(super) const HELP: &str = "\
@@ -14,12 +17,18 @@ options, after -o, separated by commas:
   read_ahead=SIZE                 readahead of the mount [128k; larger windows load neighbours too]
   max_record=SIZE                 largest object record accepted [64M]
   pintimeout=D                    acknowledgement deadline of watch clients, at least 1.5s [30s]
-  access=owner|all                who may enter the mount [owner]
+  access=owner|group=NAME|all     who may enter the mount; who is not of the group may not watch [owner]
+  watch_per_uid=LINKS+WATCHES     what each user but the owner may have of head/watch [64+4096]
+  pintimeout_others=D             what these users' clients are given to answer [pintimeout]
+  watch_owner=any|strict          whether a link of head/watch may be used by other processes than its opener [any]
   on_epoch=file|server            when a big file was deleted or remade: EIO for its old node, or the mount ends [file]
   debug                           makes .wcfs/debug/zhead: a line for each transaction
   log_file=PATH                   where a daemon in the background writes its log [nowhere]
   ro noexec noatime               as mount(8); nosuid and nodev are always set
 ";
+
+/// A client may be busy for so long without being at fault.
+const PINTIMEOUT_MIN: Duration = Duration::from_millis(1500);
 
 /// What `-o` said.
 #[derive(Clone, Debug)]
@@ -27,8 +36,10 @@ pub(super) struct Options {
     pub(super) transport: Choice,
     pub(super) read_ahead_kb: Option<u32>,
     pub(super) max_record: usize,
-    pub(super) pintimeout: Duration,
-    pub(super) allow_other: bool,
+    pub(super) rules: Rules,
+    pub(super) access: Access,
+    /// The group of `access=group=NAME`.
+    pub(super) group: Option<u32>,
     pub(super) flags: MountFlags,
     pub(super) log_file: Option<String>,
     pub(super) debug: bool,
@@ -41,8 +52,9 @@ impl Default for Options {
             transport: Choice::Auto,
             read_ahead_kb: None,
             max_record: limit::RECORD_BYTES_MAX,
-            pintimeout: Duration::from_secs(30),
-            allow_other: false,
+            rules: Rules::new(Duration::from_secs(30)),
+            access: Access::Owner,
+            group: None,
             flags: MountFlags::default(),
             log_file: None,
             debug: false,
@@ -73,12 +85,15 @@ fn near(name: &Option<&'static str>) -> String {
     name.map_or(String::new(), |name| format!("; did you mean {name}?"))
 }
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 12] = [
     "transport",
     "read_ahead",
     "max_record",
     "pintimeout",
     "access",
+    "watch_per_uid",
+    "watch_owner",
+    "pintimeout_others",
     "log_file",
     "on_epoch",
     "debug",
@@ -128,15 +143,41 @@ impl Options {
                 _ => return refuse("max_record", "a size from 4k to 1G"),
             },
             "pintimeout" => match args::duration(value) {
-                Ok(d) if d >= Duration::from_millis(1500) => self.pintimeout = d,
+                Ok(d) if d >= PINTIMEOUT_MIN => self.rules.timeout = d,
                 Ok(_) | Err(Usage::Duration(_) | _) => {
                     return refuse("pintimeout", "a duration of at least 1.5s");
                 }
             },
-            "access" => match value {
-                "owner" => self.allow_other = false,
-                "all" => self.allow_other = true,
-                _ => return refuse("access", "owner or all"),
+            "pintimeout_others" => match args::duration(value) {
+                Ok(d) if d >= PINTIMEOUT_MIN => self.rules.others.timeout = Some(d),
+                Ok(_) | Err(Usage::Duration(_) | _) => {
+                    return refuse("pintimeout_others", "a duration of at least 1.5s");
+                }
+            },
+            "access" => {
+                let group = value.strip_prefix("group=").map(proc::group_id);
+                (self.access, self.group) = match (value, group) {
+                    ("owner", _) => (Access::Owner, None),
+                    ("all", _) => (Access::All, None),
+                    (_, Some(Some(group))) => (Access::Group, Some(group)),
+                    (_, Some(None)) => return refuse("access", "a group that this machine knows"),
+                    _ => return refuse("access", "owner, group=NAME or all"),
+                }
+            }
+            "watch_per_uid" => {
+                let numbers = value.split_once('+');
+                let parse = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
+                match numbers.and_then(|(links, watches)| parse(links).zip(parse(watches))) {
+                    Some((links, watches)) => {
+                        (self.rules.others.links, self.rules.others.watches) = (links, watches);
+                    }
+                    None => return refuse("watch_per_uid", "links and watches, such as 64+4096"),
+                }
+            }
+            "watch_owner" => match value {
+                "any" => self.rules.is_strict = false,
+                "strict" => self.rules.is_strict = true,
+                _ => return refuse("watch_owner", "any or strict"),
             },
             "debug" => self.debug = true,
             "on_epoch" => match value {
@@ -201,5 +242,23 @@ mod tests {
         assert!(parse("trasport=dev").is_err_and(|e| e.contains("did you mean transport?")));
         assert!(parse("transport=tcp").is_err_and(|e| e.contains("uring, dev or plain")));
         assert!(parse("pintimeout=1s").is_err_and(|e| e.contains("1.5s")));
+        assert!(parse("access=none").is_err_and(|e| e.contains("group=NAME")));
+        assert!(parse("access=group=no such").is_err_and(|e| e.contains("knows")));
+        assert!(parse("watch_per_uid=0+1").is_err_and(|e| e.contains("64+4096")));
+        assert!(parse("watch_owner=me").is_err_and(|e| e.contains("any or strict")));
+    }
+
+    #[test]
+    fn who_may_enter_and_what_others_may_take() {
+        let options =
+            parse("access=group=0,watch_per_uid=2+3,pintimeout_others=2s,watch_owner=strict");
+        let options = options.expect("all known");
+        assert_eq!((options.access, options.group), (Access::Group, Some(0)));
+        let others = options.rules.others;
+        assert_eq!((others.links, others.watches), (2, 3));
+        assert_eq!(others.timeout, Some(Duration::from_secs(2)));
+        assert!(options.rules.is_strict);
+        let options = parse("access=group=root,access=all").expect("the last counts");
+        assert_eq!((options.access, options.group), (Access::All, None));
     }
 }

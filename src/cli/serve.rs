@@ -13,6 +13,7 @@ use crate::engine::control::OnEpoch;
 use crate::engine::daemon::{self, Ending};
 use crate::engine::glog::{Glog, Places};
 use crate::engine::log::{Level, Log, Style};
+use crate::iso::Rules;
 use crate::store::zurl::Zurl;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -266,9 +267,13 @@ fn serve_logged(
         mountpoint: path,
         transport: settings.options.transport,
         max_record: settings.options.max_record,
-        pintimeout: settings.pintimeout,
+        rules: Rules {
+            timeout: settings.pintimeout,
+            ..settings.options.rules
+        },
         read_ahead_kb: settings.options.read_ahead_kb,
-        allow_other: settings.options.allow_other,
+        access: settings.options.access,
+        group: settings.options.group,
         flags: settings.options.flags,
         debug: settings.debug || settings.options.debug,
         on_epoch: settings.options.on_epoch,

@@ -19,6 +19,7 @@ use crate::fs::history::{Effect, Failed, Lost, Passing, Why};
 use crate::fs::pagecache;
 use crate::fs::track::Note;
 use crate::fs::tree::{Node, fixed};
+use crate::iso::Rules;
 use crate::kernel::mount::Connection;
 use crate::kernel::proc::{self, Waker};
 use crate::store::file::{Event, FileStore, FollowError, Poll, Tail};
@@ -63,8 +64,8 @@ pub struct Control {
     pub rings: bool,
     /// What is done about a big file that is another one now.
     pub on_epoch: OnEpoch,
-    /// How long a client may take for a pin.
-    pub pintimeout: Duration,
+    /// What is asked of clients.
+    pub rules: Rules,
 }
 
 /// What is done when a ZBigFile that is served was deleted, or got another block size or table.
@@ -110,7 +111,7 @@ impl Control {
             let (view, notes) = (self.store.view(), self.notes.clone());
             let (workers, max_record) = (notes.len(), self.shared.max_record);
             let source = Source::new(view, notes, max_record);
-            let links = LinkTable::new(at, self.pintimeout);
+            let links = LinkTable::new(at, self.rules);
             let mut work = Work {
                 history: History::new(at, workers, source),
                 control: self,

@@ -14,7 +14,8 @@ use super::quit;
 use super::serve::{FileService, Links};
 use super::shared::{Mailbox, Setup, Shared, ToControl, ToWorker};
 use super::start::{self, Choice, StartError};
-use crate::fs::attr::Owner;
+use crate::fs::attr::{Access, Owner};
+use crate::iso::Rules;
 use crate::kernel::mount::{Connection, MountFlags, MountSpec};
 use crate::kernel::port::TransportKind;
 use crate::kernel::proc::{self, Waker};
@@ -40,12 +41,14 @@ pub struct Options {
     pub transport: Choice,
     /// Largest record, bytes.
     pub max_record: usize,
-    /// Seconds, shown in `.wcfs/pintimeout`.
-    pub pintimeout: Duration,
+    /// What is asked of clients of `head/watch`.
+    pub rules: Rules,
     /// Readahead of the mount, KiB; the kernel's own when `None`.
     pub read_ahead_kb: Option<u32>,
-    /// Others may enter the mount.
-    pub allow_other: bool,
+    /// Who may enter the mount.
+    pub access: Access,
+    /// The group that nodes belong to, if not the daemon's.
+    pub group: Option<u32>,
     /// As mount(8) means them.
     pub flags: MountFlags,
     /// Make `.wcfs/debug`.
@@ -145,7 +148,7 @@ pub fn run(
         source: options.zurl.clone(),
         mountpoint: options.mountpoint.clone(),
         subtype: options.subtype.to_owned(),
-        allow_other: options.allow_other,
+        allow_other: options.access != Access::Owner,
         flags: options.flags,
     };
     let mut made = None;
@@ -154,8 +157,9 @@ pub fn run(
             at,
             workers: seats.len(),
             zurl: options.zurl.clone(),
-            pintimeout: format!("{:.1}", options.pintimeout.as_secs_f64()),
-            owner: owner(),
+            pintimeout: format!("{:.1}", options.rules.timeout.as_secs_f64()),
+            owner: owner(options),
+            user_links: options.rules.others.links,
             max_record: options.max_record,
             debug: options.debug,
             trace: options.trace,
@@ -215,7 +219,7 @@ pub fn run(
         waker: control_waker,
         rings: running.transport != TransportKind::Plain,
         on_epoch: options.on_epoch,
-        pintimeout: options.pintimeout,
+        rules: options.rules,
     }
     .start(at)
     .map_err(DaemonError::Resources)?;
@@ -288,9 +292,13 @@ fn exit_when_alone(connection: &Connection, shared: &Shared, after: Duration) {
 }
 
 /// Nodes belong to whom the daemon runs as.
-fn owner() -> Owner {
+fn owner(options: &Options) -> Owner {
     let (uid, gid) = proc::ids();
-    Owner { uid, gid }
+    Owner {
+        uid,
+        gid: options.group.unwrap_or(gid),
+        access: options.access,
+    }
 }
 
 /// How long a busy mount may stay.

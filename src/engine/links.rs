@@ -5,7 +5,7 @@ use super::shared::{Mailbox, Shared, ToWorker};
 use super::wayout::{self, Reader};
 use crate::base::{BlkNo, Oid, Tid};
 use crate::fs::history::Lost;
-use crate::iso::{Action, Caller, Errno, Isolation, LinkId, Outside, Signal, Unknown};
+use crate::iso::{Action, Caller, Errno, Isolation, LinkId, Outside, Rules, Signal, Uid, Unknown};
 use crate::kernel::client::Client;
 use crate::kernel::mount::Connection;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub enum OfLink {
     /// `head/watch` was opened.
-    Opened(LinkId, Client),
-    /// A client reads; so many bytes at most.
-    Read(LinkId, Caller, usize),
-    /// A client writes.
-    Write(LinkId, Caller, Vec<u8>),
+    Opened(LinkId, Client, Option<Uid>),
+    /// A thread reads; so many bytes at most.
+    Read(LinkId, Caller, u32, usize),
+    /// A thread writes.
+    Write(LinkId, Caller, u32, Vec<u8>),
     /// The caller of a read was signalled.
     Interrupted(Caller),
     /// The kernel closed it.
@@ -35,6 +35,9 @@ pub enum OfLink {
 pub(super) struct LinkTable {
     isolation: Isolation,
     clients: FxHashMap<LinkId, Arc<Client>>,
+    /// Threads of these clients that read and wrote last.
+    threads: FxHashMap<LinkId, [u32; 2]>,
+    is_strict: bool,
     /// Who made the READs that wait for pins, and since when they do.
     readers: FxHashMap<Caller, (Reader, Instant)>,
     looked: Option<Instant>,
@@ -86,7 +89,7 @@ impl Outside for Asked<'_> {
     fn is_alive(&mut self, link: LinkId) -> bool {
         self.clients
             .get(&link)
-            .is_some_and(|client| client.is_alive())
+            .is_some_and(|client| client.is_alive() && !client.became_root())
     }
 
     fn signal(&mut self, link: LinkId, signal: Signal) -> Result<(), String> {
@@ -102,10 +105,12 @@ impl Outside for Asked<'_> {
 
 impl LinkTable {
     /// `head/at` is `shown`.
-    pub(super) fn new(shown: Tid, timeout: Duration) -> Self {
+    pub(super) fn new(shown: Tid, rules: Rules) -> Self {
         Self {
-            isolation: Isolation::new(shown, timeout),
+            isolation: Isolation::new(shown, rules),
             clients: FxHashMap::default(),
+            threads: FxHashMap::default(),
+            is_strict: rules.is_strict,
             readers: FxHashMap::default(),
             looked: None,
             lost: FxHashSet::default(),
@@ -135,6 +140,22 @@ impl LinkTable {
         left.into_iter().chain(look).min()
     }
 
+    /// Isolation, and what it asks.
+    fn asking<'a>(
+        &'a mut self,
+        history: &'a mut History,
+        shared: &'a Shared,
+    ) -> (&'a mut Isolation, Asked<'a>) {
+        let (clients, lost) = (&self.clients, &self.lost);
+        let asked = Asked {
+            history,
+            shared,
+            clients,
+            lost,
+        };
+        (&mut self.isolation, asked)
+    }
+
     /// Something came from a worker.
     pub(super) fn came(
         &mut self,
@@ -143,35 +164,60 @@ impl LinkTable {
         shared: &Shared,
         now: Instant,
     ) {
-        let Self {
-            isolation,
-            clients,
-            lost,
-            ..
-        } = self;
-        if let OfLink::Opened(link, client) = what {
-            clients.insert(link, Arc::new(client));
-            return isolation.open(link);
+        if let OfLink::Opened(link, client, user) = what {
+            self.clients.insert(link, Arc::new(client));
+            return self.isolation.open(link, user, now);
+        }
+        if self.is_refused(&what, history, shared, now) {
+            return;
         }
         if let OfLink::Ask(caller, .., Some(reader)) = &what {
             self.readers.insert(*caller, (*reader, now));
         }
-        let outside = &mut Asked {
-            history,
-            shared,
-            clients,
-            lost,
-        };
+        let (isolation, outside) = &mut self.asking(history, shared);
         match what {
             OfLink::Opened(..) => {}
-            OfLink::Read(link, caller, room) => isolation.read(link, caller, room),
-            OfLink::Write(link, caller, bytes) => {
+            OfLink::Read(link, caller, _, room) => isolation.read(link, caller, room),
+            OfLink::Write(link, caller, _, bytes) => {
                 isolation.write(link, caller, &bytes, outside, now);
             }
             OfLink::Interrupted(caller) => isolation.interrupt(caller),
             OfLink::Closed(link) => isolation.closed(link, outside, now),
             OfLink::Ask(caller, oid, blks, _) => isolation.ask(caller, oid, blks, outside, now),
         }
+    }
+
+    /// Whether somebody uses a link that is not his.
+    fn is_refused(
+        &mut self,
+        what: &OfLink,
+        history: &mut History,
+        shared: &Shared,
+        now: Instant,
+    ) -> bool {
+        let (link, caller, tid, writes) = match *what {
+            OfLink::Read(link, caller, tid, _) => (link, caller, tid, false),
+            OfLink::Write(link, caller, tid, _) => (link, caller, tid, true),
+            _ => return false,
+        };
+        let Some(client) = self.clients.get(&link) else {
+            return false;
+        };
+        // Of one that was seen last it is not asked again, but where it matters: its number may be another's by now.
+        let last = &mut self.threads.entry(link).or_default()[usize::from(writes)];
+        if *last == tid && !self.is_strict {
+            return false;
+        }
+        if client.has_thread(tid) {
+            *last = tid;
+            return false;
+        }
+        let (isolation, outside) = &mut self.asking(history, shared);
+        let is_refused = isolation.inherited(link, tid, outside, now);
+        if is_refused {
+            isolation.refuse_use(caller, writes);
+        }
+        is_refused
     }
 
     /// Time passed, or the history can be asked again; `shown` is what `head/at` shows.
@@ -182,18 +228,7 @@ impl LinkTable {
         shared: &Shared,
         now: Instant,
     ) {
-        let Self {
-            isolation,
-            clients,
-            lost,
-            ..
-        } = self;
-        let outside = &mut Asked {
-            history,
-            shared,
-            clients,
-            lost,
-        };
+        let (isolation, outside) = &mut self.asking(history, shared);
         isolation.shown(shown, outside, now);
     }
 
@@ -205,35 +240,13 @@ impl LinkTable {
         history: &mut History,
         shared: &Shared,
     ) {
-        let Self {
-            isolation,
-            clients,
-            lost,
-            ..
-        } = self;
-        let outside = &mut Asked {
-            history,
-            shared,
-            clients,
-            lost,
-        };
+        let (isolation, outside) = &mut self.asking(history, shared);
         isolation.lose(oid, before, why, outside, Instant::now());
     }
 
     /// Deadlines.
     pub(super) fn tick(&mut self, history: &mut History, shared: &Shared, now: Instant) {
-        let Self {
-            isolation,
-            clients,
-            lost,
-            ..
-        } = self;
-        let outside = &mut Asked {
-            history,
-            shared,
-            clients,
-            lost,
-        };
+        let (isolation, outside) = &mut self.asking(history, shared);
         isolation.tick(outside, now);
     }
 
@@ -310,7 +323,13 @@ impl LinkTable {
                     }
                     _ => shared.log.error(text),
                 },
-                Action::Gone(link) => drop(self.clients.remove(&link)),
+                Action::Gone(link) => {
+                    self.threads.remove(&link);
+                    let client = self.clients.remove(&link);
+                    if let Some(client) = client.filter(|c| !shared.owner.is_trusted(c.uid)) {
+                        shared.link_gone(Uid(client.uid));
+                    }
+                }
                 Action::Fail => good = false,
             }
         }
@@ -323,12 +342,14 @@ fn errno(errno: Errno) -> i32 {
     match errno {
         Errno::Interrupted => libc::EINTR,
         Errno::Reset => libc::ECONNRESET,
+        Errno::Foreign => libc::EPERM,
+        Errno::Busy => libc::EAGAIN,
     }
 }
 
 /// What `.wcfs/stats` says of links.
 #[derive(Debug, Default)]
-pub struct LinkCounts([std::sync::atomic::AtomicU64; 5]);
+pub struct LinkCounts([std::sync::atomic::AtomicU64; 6]);
 
 impl LinkCounts {
     fn show(&self, counts: crate::iso::isolation::Counts) {
@@ -339,14 +360,15 @@ impl LinkCounts {
             count(counts.pinned),
             counts.pins,
             counts.kills,
+            counts.inherited,
         ];
         for (shown, now) in self.0.iter().zip(all) {
             shown.store(now, Ordering::Relaxed);
         }
     }
 
-    /// Links, watches, pinned blocks, pins sent, clients killed.
-    pub fn all(&self) -> [u64; 5] {
+    /// Links, watches, pinned blocks, pins sent, clients killed, links in other hands.
+    pub fn all(&self) -> [u64; 6] {
         std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed))
     }
 }

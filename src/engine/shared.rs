@@ -32,6 +32,8 @@ use crate::fs::attr::Owner;
 use crate::fs::kept::Kept;
 use crate::fs::touch::Touches;
 use crate::fs::tree::Tree;
+use crate::iso::Uid;
+use crate::iso::quota::Admitted;
 use crate::kernel::proc::Waker;
 use crate::store::file::FileView;
 use crate::wire::fuse::notify::RetrieveId;
@@ -88,6 +90,10 @@ pub struct Shared {
     pub ways_out: AtomicU64,
     /// Links opened so far.
     pub links: AtomicU64,
+    /// Links of users other than the owner.
+    admitted: Mutex<Admitted>,
+    /// How many links each of them may have.
+    user_links: usize,
     /// Opens of `.wcfs/zurl`.
     pub presence: Presence,
     /// Every request and reply is logged.
@@ -168,6 +174,8 @@ pub struct Setup {
     pub pintimeout: String,
     /// Who owns the nodes.
     pub owner: Owner,
+    /// How many links a user other than the owner may have.
+    pub user_links: usize,
     /// Largest record loaded.
     pub max_record: usize,
     /// Whether `.wcfs/debug` is there.
@@ -207,6 +215,8 @@ impl Shared {
             isolation: LinkCounts::default(),
             ways_out: AtomicU64::new(0),
             links: AtomicU64::new(0),
+            admitted: Mutex::default(),
+            user_links: setup.user_links,
             presence: Presence::default(),
             trace: setup.trace,
             is_drop_in: setup.is_drop_in,
@@ -315,6 +325,21 @@ impl Shared {
         self.sum(|c| &c.requests)
     }
 
+    /// Counts one more link of a user other than the owner.
+    ///
+    /// # Errors
+    /// `EMFILE`: it has as many as it may.
+    pub fn admit(&self, user: Uid) -> Result<(), i32> {
+        let mut admitted = self.admitted.lock().expect("a panic aborts");
+        let is_room = admitted.admit(user, self.user_links);
+        is_room.then_some(()).ok_or(libc::EMFILE)
+    }
+
+    /// One of them is gone.
+    pub fn link_gone(&self, user: Uid) {
+        self.admitted.lock().expect("a panic aborts").gone(user);
+    }
+
     /// `.wcfs/stats`: the names its readers know first, ours behind; capitals are gauges. Who reads it wants to know that nothing
     /// hangs: it takes every lock once, each for a moment.
     pub fn stats(&self) -> String {
@@ -322,7 +347,7 @@ impl Shared {
         drop(self.kept.lock());
         let (files, revs) = self.tree().counts();
         let count = |n: usize| n as u64;
-        let [links, watches, pinned, pins, kills] = self.isolation.all();
+        let [links, watches, pinned, pins, kills, inherited] = self.isolation.all();
         let lines = [
             ("BigFile", count(files)),
             ("RevHead", count(revs)),
@@ -340,6 +365,7 @@ impl Shared {
             ("load_place", self.sum(|c| &c.places)),
             ("load_wait", self.sum(|c| &c.waits)),
             ("store", self.sum(|c| &c.stores)),
+            ("inherited", inherited),
             ("wayout", self.ways_out.load(Ordering::Relaxed)),
             ("decode_rejected", self.sum(|c| &c.rejected)),
         ];

@@ -14,8 +14,8 @@ use crate::base::{BlkNo, Fh, NodeId, Rev, Tid, Unique};
 use crate::fs::cache::Kept;
 use crate::fs::read::{self, Info};
 use crate::fs::tree::FileNode;
-use crate::iso::{Caller, LinkId};
-use crate::kernel::client::{Client, ClientError};
+use crate::iso::{Caller, LinkId, Uid};
+use crate::kernel::client::{self, Client, ClientError};
 use crate::kernel::port::{Held, Port};
 use crate::kernel::proc;
 use crate::wire::fuse::request::Op;
@@ -61,6 +61,29 @@ impl Watching {
         self.pinning.is_empty()
     }
 
+    /// Keeps pages of a state until they may be shown, under this number. A client that takes its time holds pages back, not memory:
+    /// when there are too many they are given up, and readers ask for what they need.
+    fn hold(&mut self, state: u64, pages: Vec<Store>) -> Option<Unique> {
+        if self.storing.len() >= limit::STORES_PINNED_MAX {
+            return None;
+        }
+        self.numbers += 1;
+        let number = Unique(OWN | self.numbers);
+        self.storing.push(Storing {
+            number,
+            state,
+            pages,
+        });
+        Some(number)
+    }
+
+    /// Takes what was held under a number; `None` in place of pages of another state than this.
+    fn take_held(&mut self, number: Unique, state: u64) -> Option<Option<Vec<Store>>> {
+        let at = self.storing.iter().position(|s| s.number == number)?;
+        let storing = self.storing.swap_remove(at);
+        Some((storing.state == state).then_some(storing.pages))
+    }
+
     /// READs that wait for pins.
     pub(super) fn pinning(&self) -> impl Iterator<Item = Unique> + '_ {
         self.pinning.iter().map(|pinning| pinning.unique)
@@ -99,8 +122,17 @@ impl FileService {
         if client.pid() == 1 || client.pid().cast_unsigned() == std::process::id() {
             return Err(libc::EPERM);
         }
+        let owner = self.shared.owner;
+        let in_group = |gid| request.gid == gid || client::is_in_group(request.pid, gid);
+        if !owner.may_watch(request.uid, in_group) {
+            return Err(libc::EACCES);
+        }
+        let user = (!owner.is_trusted(request.uid)).then_some(Uid(request.uid));
+        if let Some(user) = user {
+            self.shared.admit(user)?;
+        }
         let number = self.shared.links.fetch_add(1, Ordering::Relaxed) + 1;
-        self.tell_links(OfLink::Opened(LinkId(number), client));
+        self.tell_links(OfLink::Opened(LinkId(number), client, user));
         Ok(number)
     }
 
@@ -116,17 +148,19 @@ impl FileService {
             return self.reply(port, held, Ok(0));
         }
         let room = Self::room(port, &held);
+        let tid = port.request(&held).map_or(0, |request| request.pid);
         self.watching.links.push((unique, held));
         self.suspects.came(unique);
-        let read = OfLink::Read(LinkId(fh.0), self.caller(unique), room);
+        let read = OfLink::Read(LinkId(fh.0), self.caller(unique), tid, room);
         self.tell_links(read);
     }
 
     pub(super) fn write_link(&mut self, port: &mut Port, held: Held, unique: Unique) {
-        let Ok(Op::Write { fh, data, .. }) = port.request(&held).map(|request| request.op) else {
+        let request = port.request(&held).map(|request| (request.pid, request.op));
+        let Ok((tid, Op::Write { fh, data, .. })) = request else {
             return self.reply(port, held, Err(libc::EIO));
         };
-        let write = OfLink::Write(LinkId(fh.0), self.caller(unique), data.to_vec());
+        let write = OfLink::Write(LinkId(fh.0), self.caller(unique), tid, data.to_vec());
         self.watching.links.push((unique, held));
         self.suspects.came(unique);
         self.tell_links(write);
@@ -263,18 +297,9 @@ impl FileService {
 
     /// Holds pages back until they are pinned.
     pub(super) fn store_pinned(&mut self, file: &FileNode, pages: Vec<Store>, blks: Vec<BlkNo>) {
-        // A client that takes its time holds pages back, not memory: readers ask for what they need.
-        if self.watching.storing.len() >= limit::STORES_PINNED_MAX {
+        let Some(number) = self.watching.hold(self.taken, pages) else {
             return;
-        }
-        self.watching.numbers += 1;
-        let number = Unique(OWN | self.watching.numbers);
-        let state = self.taken;
-        self.watching.storing.push(Storing {
-            number,
-            state,
-            pages,
-        });
+        };
         self.tell_links(OfLink::Ask(self.caller(number), file.oid, blks, None));
     }
 
@@ -311,11 +336,9 @@ impl FileService {
 
     /// What was asked for is pinned; or it cannot be told.
     pub(super) fn granted(&mut self, port: &mut Port, unique: Unique, granted: bool) {
-        let storing = &mut self.watching.storing;
-        if let Some(at) = storing.iter().position(|s| s.number == unique) {
-            let storing = storing.swap_remove(at);
-            if granted && storing.state == self.taken {
-                self.store_pages(storing.pages);
+        if let Some(pages) = self.watching.take_held(unique, self.taken) {
+            if let Some(pages) = pages.filter(|_| granted) {
+                self.store_pages(pages);
             }
             return;
         }
@@ -352,5 +375,26 @@ impl FileService {
                 Store::Name(..) => false,
             })
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn pages_held_back_have_a_bound_and_a_state() {
+        let mut watching = Watching::default();
+        let held: Vec<Unique> = std::iter::from_fn(|| watching.hold(1, Vec::new()))
+            .take(1000)
+            .collect();
+        assert_eq!(held.len(), limit::STORES_PINNED_MAX);
+        // Of the state that they were made in they are stored, of the next one not; either way there is room again.
+        assert!(watching.take_held(held[0], 1).unwrap().is_some());
+        assert!(watching.take_held(held[1], 2).unwrap().is_none());
+        assert!(watching.take_held(held[0], 1).is_none());
+        let next = watching.hold(2, Vec::new()).unwrap();
+        assert!(!held.contains(&next) && watching.take_held(next, 2).is_some());
     }
 }

@@ -157,3 +157,53 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::cache::Kept;
+    use crate::fs::states::Known;
+    use crate::fs::track::Note;
+    use crate::tail::States;
+    use crate::zodb::need::Lookup;
+
+    /// A database that fails.
+    struct Failing(Known);
+
+    impl States for Failing {
+        fn get(&self, at: Tid, oid: Oid) -> Lookup<'_> {
+            self.0.get(at, oid)
+        }
+    }
+
+    impl Source for Failing {
+        type Error = &'static str;
+
+        fn next_note(&mut self, _: usize) -> Option<Note> {
+            None
+        }
+
+        fn known(&mut self) -> &mut Known {
+            &mut self.0
+        }
+
+        fn head(&self) -> Tid {
+            Tid(1)
+        }
+
+        fn load(&mut self, _: Tid, _: Oid) -> Result<Kept<()>, Self::Error> {
+            Err("sector 7 of the disk cannot be read")
+        }
+    }
+
+    /// There the error was printed in a way that lost it.
+    #[test]
+    fn d18_what_the_history_cannot_tell_has_its_cause_told() {
+        let source = Failing(Known::new(Tid(1), 9999));
+        let mut history = History::new(Tid(1), 1, source);
+        let cause = Unknown::Database("sector 7 of the disk cannot be read".to_owned());
+        assert_eq!(history.size(Oid(1), Tid(1)), Err(cause.clone()));
+        let refused = crate::iso::text::Refused::Unknown(cause);
+        assert_eq!(refused.to_string(), "sector 7 of the disk cannot be read");
+    }
+}

@@ -23,8 +23,7 @@ impl Isolation {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.is_up()) else {
             return;
         };
-        let owed = link.open.values().filter(|open| !open.is_moot);
-        let first = owed.min_by_key(|open| open.deadline).copied();
+        let first = link.owes();
         let broke = || "sendReq: waiting for reply: context canceled".to_owned();
         let Some((open, why)) = why.or_else(|| first.map(|open| (open, broke()))) else {
             return;
@@ -32,7 +31,7 @@ impl Isolation {
         let why = format!("pin {} {}: {why}", open.blk, At(open.rev));
         let until = match fault {
             Fault::Link => open.deadline.min(now + GRACE),
-            Fault::Timeout | Fault::Nonsense => now,
+            Fault::Timeout | Fault::Nonsense | Fault::Unread => now,
         };
         self.condemn(id, until, why, outside, now);
     }
@@ -58,7 +57,7 @@ impl Isolation {
     }
 
     /// A client is not to read on: its link ends, and it itself unless it does so by `until`.
-    fn condemn(
+    pub(super) fn condemn(
         &mut self,
         id: LinkId,
         until: Instant,
@@ -88,6 +87,7 @@ impl Isolation {
         link.stuck.extend(asks);
         self.waiting.remove(&id);
         self.ending.insert(id);
+        self.refuse_paused(id);
         self.give(id);
         self.look_at(id, outside, now);
     }
@@ -112,12 +112,13 @@ impl Isolation {
             }
             return self.forget_if_over(id);
         };
-        let next = death.look(outside.is_alive(id), now, self.timeout);
-        let why = link.why.clone();
+        let timeout = self.rules.timeout_of(link.user);
+        let next = death.look(outside.is_alive(id), now, timeout);
+        let (why, user) = (link.why.clone(), link.user);
         match next {
             Next::Wait => return,
             Next::Bus => {
-                for text in self.accusation(&why) {
+                for text in accusation(&why, timeout) {
                     self.actions.push(Action::Log(id, text));
                 }
                 return self.kill(id, Signal::Bus, outside);
@@ -136,19 +137,13 @@ impl Isolation {
             Next::Killed => {
                 self.actions.push(Action::Log(id, "terminated".to_owned()));
                 self.counts.kills += 1;
+                if let Some(user) = user.and_then(|user| self.users.get_mut(user)) {
+                    user.killed(now);
+                }
             }
         }
         self.end_watches(id, outside);
         self.forget_if_over(id);
-    }
-
-    fn accusation(&self, why: &str) -> [String; 3] {
-        let timeout = duration(self.timeout);
-        [
-            format!("client failed to handle pin notification correctly and timely in {timeout}: {why}"),
-            "it is killed: it would read what it must not see, and others would wait for it for ever".to_owned(),
-            "see \"Failure\" in the protocol of head/watch".to_owned(),
-        ]
     }
 
     fn kill(&mut self, id: LinkId, signal: Signal, outside: &mut dyn Outside) {
@@ -180,9 +175,24 @@ impl Isolation {
     pub(super) fn forget_if_over(&mut self, id: LinkId) {
         let over = |link: &Link| link.is_closed && matches!(link.state, State::Ended);
         if self.links.get(&id).is_some_and(over) {
-            self.links.remove(&id);
+            let user = self.links.remove(&id).and_then(|link| link.user);
+            if let Some(user) = user {
+                self.users.closed(user);
+            }
             self.ending.remove(&id);
             self.actions.push(Action::Gone(id));
         }
     }
+}
+
+fn accusation(why: &str, timeout: Duration) -> [String; 3] {
+    let timeout = duration(timeout);
+    [
+        format!(
+            "client failed to handle pin notification correctly and timely in {timeout}: {why}"
+        ),
+        "it is killed: it would read what it must not see, and others would wait for it for ever"
+            .to_owned(),
+        "see \"Failure\" in the protocol of head/watch".to_owned(),
+    ]
 }

@@ -6,6 +6,7 @@
 
 use super::death::LOOK_EVERY;
 use super::link::{Link, State, Waiting};
+use super::quota::{Rules, Uid, User, Users};
 use super::watch::Waiter;
 use crate::base::limit::LINK_REQUESTS_MAX;
 use crate::base::{BlkNo, Oid, Tid, Unique};
@@ -111,6 +112,10 @@ pub enum Errno {
     Interrupted,
     /// The link has ended.
     Reset,
+    /// The link is another process's.
+    Foreign,
+    /// Too many writes wait already.
+    Busy,
 }
 
 /// How a pin failed.
@@ -120,6 +125,8 @@ pub(super) enum Fault {
     Nonsense,
     /// The link ended while it was under way.
     Link,
+    /// Messages lie unread.
+    Unread,
 }
 
 #[derive(Debug)]
@@ -142,12 +149,15 @@ pub struct Counts {
     pub pins: u64,
     /// Clients killed so far.
     pub kills: u64,
+    /// Links used by a process that did not open them, so far.
+    pub inherited: u64,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Isolation {
-    pub(super) timeout: Duration,
+    pub(super) rules: Rules,
+    pub(super) users: Users,
     pub(super) links: BTreeMap<LinkId, Link>,
     /// Who watches a file.
     pub(super) files: FxHashMap<Oid, BTreeSet<(Tid, LinkId)>>,
@@ -160,18 +170,21 @@ pub struct Isolation {
     pub(super) waiting: BTreeSet<LinkId>,
     /// Links whose client is dying, or that have something to say within a second.
     pub(super) ending: BTreeSet<LinkId>,
-    /// Of pins, in the order of their sending.
-    pub(super) deadlines: VecDeque<(Instant, LinkId, Stream)>,
+    /// Links of which writes wait.
+    pub(super) pausing: BTreeSet<LinkId>,
+    /// Of pins, in the order of their sending: of the owner's clients, and of others.
+    pub(super) deadlines: [VecDeque<(Instant, LinkId, Stream)>; 2],
     pub(super) shown: Tid,
     pub(super) actions: Vec<Action>,
     pub(super) counts: Counts,
 }
 
 impl Isolation {
-    /// `head/at` is `shown`; a pin has to be answered within `timeout`.
-    pub fn new(shown: Tid, timeout: Duration) -> Self {
+    /// `head/at` is `shown`.
+    pub fn new(shown: Tid, rules: Rules) -> Self {
         Self {
-            timeout,
+            rules,
+            users: Users::default(),
             links: BTreeMap::new(),
             files: FxHashMap::default(),
             asks: FxHashMap::default(),
@@ -179,7 +192,8 @@ impl Isolation {
             early: VecDeque::new(),
             waiting: BTreeSet::new(),
             ending: BTreeSet::new(),
-            deadlines: VecDeque::new(),
+            pausing: BTreeSet::new(),
+            deadlines: Default::default(),
             shown,
             actions: Vec::new(),
             counts: Counts::default(),
@@ -225,17 +239,21 @@ impl Isolation {
 
     /// When [`Self::tick`] has something to do.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let pin = self.deadlines.front().map(|&(at, ..)| at);
+        let first = |of: &VecDeque<(Instant, LinkId, Stream)>| of.front().map(|&(at, ..)| at);
+        let pins = self.deadlines.iter().filter_map(first);
         let look = (!self.ending.is_empty()).then(|| now + LOOK_EVERY);
-        pin.into_iter().chain(look).min()
+        pins.chain(look).chain(self.users.next(now)).min()
     }
 }
 
 /// Events.
 impl Isolation {
-    /// A client opened `head/watch`.
-    pub fn open(&mut self, id: LinkId) {
-        self.links.insert(id, Link::default());
+    /// A client opened `head/watch`: the mount's owner, or another `user`.
+    pub fn open(&mut self, id: LinkId, user: Option<Uid>, now: Instant) {
+        self.links.insert(id, Link::of(user));
+        if let Some(user) = user {
+            self.users.opened(user, now);
+        }
         self.counts.links += 1;
     }
 
@@ -255,6 +273,7 @@ impl Isolation {
             let read = Action::Read(caller, Err(Errno::Interrupted));
             self.actions.push(read);
         }
+        self.interrupt_paused(caller);
     }
 
     /// A client writes.
@@ -266,9 +285,27 @@ impl Isolation {
         outside: &mut dyn Outside,
         now: Instant,
     ) {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.is_up()) else {
+        if !self.links.get(&id).is_some_and(Link::is_up) {
             let wrote = Action::Wrote(caller, Err(Errno::Reset));
             return self.actions.push(wrote);
+        }
+        if self.is_in_debt(id, now) && !self.is_answer(id, bytes) {
+            return self.pause(id, caller, bytes);
+        }
+        self.take(id, caller, bytes, outside, now);
+    }
+
+    /// What a client wrote is heard.
+    pub(super) fn take(
+        &mut self,
+        id: LinkId,
+        caller: Caller,
+        bytes: &[u8],
+        outside: &mut dyn Outside,
+        now: Instant,
+    ) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
         };
         let mut lines = std::mem::take(&mut link.lines);
         let result = lines.add(bytes, |line| self.line(id, line, outside, now));
@@ -290,7 +327,7 @@ impl Isolation {
         link.is_closed = true;
         self.counts.links -= 1;
         match link.state {
-            State::Up if link.owes() => self.fail(id, Fault::Link, None, outside, now),
+            State::Up if link.owes().is_some() => self.fail(id, Fault::Link, None, outside, now),
             State::Up => self.end(id, outside),
             State::Dying(_) | State::Ended => {}
         }
@@ -326,15 +363,22 @@ impl Isolation {
         }
         let waiting: Vec<LinkId> = self.waiting.iter().copied().collect();
         for id in waiting {
-            while let Some(request) = self.next_request(id, outside) {
+            while let Some(request) = self.next_request(id, outside, now) {
                 self.begin(id, request, outside, now);
             }
         }
     }
 
-    fn next_request(&mut self, id: LinkId, outside: &mut dyn Outside) -> Option<Waiting> {
+    fn next_request(
+        &mut self,
+        id: LinkId,
+        outside: &mut dyn Outside,
+        now: Instant,
+    ) -> Option<Waiting> {
         let link = self.links.get_mut(&id)?;
-        let request = link.take_ready(self.shown, &mut |oid| outside.is_complete(oid));
+        let user = link.user.and_then(|user| self.users.get(user));
+        let new = user.and_then(User::may_begin).is_none_or(|at| at <= now);
+        let request = link.take_ready(self.shown, new, &mut |oid| outside.is_complete(oid));
         if link.requests.is_empty() {
             self.waiting.remove(&id);
         }
@@ -343,17 +387,25 @@ impl Isolation {
 
     /// Some time passed.
     pub fn tick(&mut self, outside: &mut dyn Outside, now: Instant) {
-        while let Some(&(at, id, stream)) = self.deadlines.front().filter(|(at, ..)| *at <= now) {
-            self.deadlines.pop_front();
-            let open = self.links.get(&id).and_then(|link| link.open.get(&stream));
-            // The number may have been given again.
-            if let Some(open) = open.filter(|open| open.deadline == at).copied() {
-                self.late(id, stream, open, outside, now);
+        for of in 0..self.deadlines.len() {
+            let first = |of: &VecDeque<(Instant, LinkId, Stream)>| of.front().copied();
+            while let Some((at, id, stream)) =
+                first(&self.deadlines[of]).filter(|(at, ..)| *at <= now)
+            {
+                self.deadlines[of].pop_front();
+                let open = self.links.get(&id).and_then(|link| link.open.get(&stream));
+                // The number may have been given again.
+                if let Some(open) = open.filter(|open| open.deadline == at).copied() {
+                    self.late(id, stream, open, outside, now);
+                }
             }
         }
         let ending: Vec<LinkId> = self.ending.iter().copied().collect();
         for id in ending {
             self.look_at(id, outside, now);
+        }
+        if !self.users.is_empty() {
+            self.go_on(outside, now);
         }
     }
 }
@@ -380,6 +432,10 @@ impl Isolation {
         outside: &mut dyn Outside,
         now: Instant,
     ) {
+        let user = self.links.get(&id).and_then(|link| link.user);
+        if let Some(user) = user.and_then(|user| self.users.get_mut(user)) {
+            user.asks(now);
+        }
         let (oid, at, size) = match watch::request(message) {
             Ok(Request::Bye) => return self.end(id, outside),
             Ok(Request::Watch { oid, at, size }) => (oid, at, size),
@@ -459,7 +515,7 @@ impl Isolation {
         };
         let text = format!("wlink {}: serve rx: {why}", id.0);
         self.actions.push(Action::Log(id, text));
-        if link.owes() {
+        if link.owes().is_some() {
             return self.fail(id, Fault::Link, None, outside, now);
         }
         let message = Message::Broken(why.to_string());
@@ -491,6 +547,10 @@ impl Isolation {
         link.open.clear();
         link.unsent.clear();
         link.requests.clear();
+        self.refuse_paused(id);
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
         let watches = std::mem::take(&mut link.watches);
         let mut free = std::mem::take(&mut link.stuck);
         self.waiting.remove(&id);

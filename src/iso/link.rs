@@ -9,7 +9,9 @@
 //! ```
 
 use super::death::Death;
+use super::isolation::Caller;
 use super::outbox::Outbox;
+use super::quota::Uid;
 use super::watch::Watch;
 use crate::base::{BlkNo, Oid, Rev, Tid};
 use crate::wire::watch::{Lines, Stream};
@@ -56,12 +58,23 @@ pub struct Open {
     pub is_moot: bool,
 }
 
+/// A write that is not taken yet.
+#[derive(Debug)]
+pub struct Paused {
+    /// Whose.
+    pub caller: Caller,
+    /// What of it will be taken.
+    pub bytes: Vec<u8>,
+}
+
 /// Pins under way that are not worth giving back.
 const SMALL: usize = 64;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Link {
+    /// Whose it is; `None` for the mount's owner.
+    pub user: Option<Uid>,
     /// What it is.
     pub state: State,
     /// Bytes that came.
@@ -78,6 +91,10 @@ pub struct Link {
     pub unsent: VecDeque<(Oid, BlkNo)>,
     /// READs that wait until the client is gone.
     pub stuck: Vec<u64>,
+    /// Writes that wait until its user may ask for more.
+    pub paused: VecDeque<Paused>,
+    /// Somebody who did not open it used it.
+    pub is_inherited: bool,
     /// Why its client is dying.
     pub why: String,
     /// Whether its client closed it.
@@ -90,6 +107,7 @@ pub struct Link {
 impl Default for Link {
     fn default() -> Self {
         Self {
+            user: None,
             state: State::Up,
             lines: Lines::default(),
             outbox: Outbox::default(),
@@ -98,6 +116,8 @@ impl Default for Link {
             open: FxHashMap::default(),
             unsent: VecDeque::new(),
             stuck: Vec::new(),
+            paused: VecDeque::new(),
+            is_inherited: false,
             why: String::new(),
             is_closed: false,
             flush: None,
@@ -107,14 +127,23 @@ impl Default for Link {
 }
 
 impl Link {
+    /// A new one; see [`Self::user`].
+    pub fn of(user: Option<Uid>) -> Self {
+        Self {
+            user,
+            ..Self::default()
+        }
+    }
+
     /// Whether requests are heard.
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Up)
     }
 
-    /// Whether its client has a pin to answer.
-    pub fn owes(&self) -> bool {
-        self.open.values().any(|open| !open.is_moot)
+    /// The pin that its client has to answer first, if it has to.
+    pub fn owes(&self) -> Option<Open> {
+        let owed = self.open.values().filter(|open| !open.is_moot);
+        owed.min_by_key(|open| open.deadline).copied()
     }
 
     /// Gives back what many pins under way took, when they are answered: a link at rest weighs little.
@@ -137,16 +166,18 @@ impl Link {
     }
 
     /// The requests that can begin now, each file's first: others of it wait for that, and what lies ahead of head waits too, and what
-    /// is of a file that is not `complete`.
+    /// is of a file that is not `complete`, and what is new unless something `new` may begin.
     pub fn take_ready(
         &mut self,
         shown: Tid,
+        new: bool,
         complete: &mut dyn FnMut(Oid) -> bool,
     ) -> Option<Waiting> {
         let mut at = 0;
         let ready = loop {
             let request = self.requests.get(at)?;
-            let can_tell = |tid| tid <= shown && complete(request.oid);
+            let may_begin = new || self.watches.contains_key(&request.oid);
+            let can_tell = |tid| tid <= shown && may_begin && complete(request.oid);
             let is_ready = request.at.is_none_or(can_tell);
             let is_first = |other: &Waiting| other.oid != request.oid;
             let running = self.watches.get(&request.oid);

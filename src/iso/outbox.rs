@@ -29,6 +29,8 @@ pub struct Outbox {
     lines: VecDeque<Line>,
     reads: VecDeque<(Caller, usize)>,
     reply_bytes: usize,
+    /// Of all messages that are not read to their end.
+    bytes: usize,
     is_closed: bool,
 }
 
@@ -43,6 +45,7 @@ impl Outbox {
         if stream.is_clients() {
             self.reply_bytes += bytes.len();
         }
+        self.bytes += bytes.len();
         let given = 0;
         self.lines.push_back(Line {
             stream,
@@ -62,6 +65,12 @@ impl Outbox {
         self.close();
         // Who has read a part of a line has to get the rest, or takes what follows for it.
         self.lines.retain(|line| line.given > 0);
+        self.bytes = self.lines.iter().map(|line| line.bytes.len()).sum();
+    }
+
+    /// Bytes that were not read.
+    pub fn unread(&self) -> usize {
+        self.bytes
     }
 
     /// One last message, after [`Self::clear`].
@@ -107,6 +116,7 @@ impl Outbox {
             line.given += len;
             if line.given == line.bytes.len() {
                 given.whole = Some(line.stream);
+                self.bytes -= line.bytes.len();
                 if line.stream.is_clients() {
                     self.reply_bytes -= line.bytes.len();
                 }

@@ -1,11 +1,11 @@
 //! Pins: what READs wait for, and what is told to clients (protocol 6).
 
 use super::isolation::{Action, Ask, Caller, Fault, Isolation, LinkId, Outside, Unknown};
-use super::link::Open;
+use super::link::{Open, State};
 use super::watch::{Waiter, Wanted};
-use crate::base::limit::PINS_UNDER_WAY;
+use crate::base::limit::{LINK_REPLY_BYTES_MAX, PINS_UNDER_WAY};
 use crate::base::{BlkNo, Oid, Rev, Tid};
-use crate::wire::watch::{Message, Stream};
+use crate::wire::watch::{At, Message, Stream};
 use std::time::Instant;
 
 impl Isolation {
@@ -54,12 +54,17 @@ impl Isolation {
         outside: &mut dyn Outside,
         now: Instant,
     ) {
+        self.condemn_if_full(id, (oid, blk, rev), outside, now);
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        if !link.is_up() {
-            link.stuck.push(ask);
-            return self.wait(ask);
+        match link.state {
+            State::Up => {}
+            State::Dying(_) => {
+                link.stuck.push(ask);
+                return self.wait(ask);
+            }
+            State::Ended => return,
         }
         let Some(watch) = link.watches.get_mut(&oid) else {
             return;
@@ -67,12 +72,33 @@ impl Isolation {
         self.counts.pinned -= watch.count();
         let wanted = watch.want(blk, Rev::At(rev), Waiter::Ask(ask));
         self.counts.pinned += watch.count();
-        match wanted {
-            Wanted::Here => return,
-            Wanted::Now => self.send(id, oid, blk, outside, now),
-            Wanted::Comes | Wanted::Later => {}
+        if wanted == Wanted::Here {
+            return;
         }
+        // First: a client that lets too much lie may be gone before it was told.
         self.wait(ask);
+        if wanted == Wanted::Now {
+            self.send(id, oid, blk, outside, now);
+        }
+    }
+
+    /// A user that has as many blocks pinned as it may cannot see the next one as it should: its client is not to read on.
+    fn condemn_if_full(
+        &mut self,
+        id: LinkId,
+        (oid, blk, rev): (Oid, BlkNo, Tid),
+        outside: &mut dyn Outside,
+        now: Instant,
+    ) {
+        let user = self.links.get(&id).and_then(|link| link.user);
+        let Some(user) = user.filter(|&user| !self.may_pin(user, 1)) else {
+            return;
+        };
+        if !self.is_pinned(id, oid, blk) {
+            let (rev, max) = (At(Rev::At(rev)), self.rules.others.pinned);
+            let why = format!("pin {blk} {rev}: user {} has {max} blocks pinned", user.0);
+            self.condemn(id, now, why, outside, now);
+        }
     }
 
     fn wait(&mut self, ask: u64) {
@@ -127,7 +153,8 @@ impl Isolation {
         }
         flight.stream = Some(stream);
         let rev = flight.step().rev;
-        let deadline = now + self.timeout;
+        let deadline = now + self.rules.timeout_of(link.user);
+        let others = usize::from(link.user.is_some());
         let open = Open {
             oid,
             blk,
@@ -136,20 +163,20 @@ impl Isolation {
             is_moot: false,
         };
         link.open.insert(stream, open);
-        self.forget_deadlines();
-        self.deadlines.push_back((deadline, id, stream));
+        self.forget_deadlines(others);
+        self.deadlines[others].push_back((deadline, id, stream));
         self.counts.pins += 1;
         self.say(id, stream, &Message::Pin(oid, blk, rev), outside, now);
     }
 
     /// What was answered has no deadline: else all of the last half minute would lie here.
-    fn forget_deadlines(&mut self) {
-        while let Some(&(at, id, stream)) = self.deadlines.front() {
+    fn forget_deadlines(&mut self, others: usize) {
+        while let Some(&(at, id, stream)) = self.deadlines[others].front() {
             let open = self.links.get(&id).and_then(|link| link.open.get(&stream));
             if open.is_some_and(|open| open.deadline == at) {
                 return;
             }
-            self.deadlines.pop_front();
+            self.deadlines[others].pop_front();
         }
     }
 
@@ -178,7 +205,19 @@ impl Isolation {
         let is_read = link.outbox.push(stream, message);
         self.give(id);
         if !is_read {
-            self.broken(id, &"replies are not read", outside, now);
+            return self.broken(id, &"replies are not read", outside, now);
+        }
+        let Some(link) = self.links.get(&id).filter(|link| link.user.is_some()) else {
+            return;
+        };
+        let unread = link.outbox.unread();
+        if unread <= LINK_REPLY_BYTES_MAX {
+            return;
+        }
+        let why = format!("sendReq: {unread} bytes are not read");
+        match link.owes() {
+            Some(open) => self.fail(id, Fault::Unread, Some((open, why)), outside, now),
+            None => self.broken(id, &why, outside, now),
         }
     }
 

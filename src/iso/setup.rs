@@ -98,20 +98,38 @@ impl Isolation {
         if old.is_some_and(|old| old > at) {
             return Err(Refused::Back);
         }
+        let user = self.links.get(&id).and_then(|link| link.user);
+        if let Some(user) = user.filter(|_| old.is_none()) {
+            let max = self.rules.others.watches;
+            if self.watches_of(user) >= max {
+                return Err(Refused::Watches { user, max });
+            }
+        }
         // First listed, then looked: what is read meanwhile either asks, or is in the history by then.
         self.list(oid, (old, Some(at)), id, outside);
         let told = outside.changes(oid, at).and_then(|changes| {
             let size = request.size.then(|| outside.size(oid, at)).transpose()?;
             Ok((changes, size))
         });
+        let told = told.map_err(|unknown| match unknown {
+            Unknown::Epoch(rev) => Refused::Epoch { rev, head },
+            other => Refused::Unknown(other),
+        });
+        let told = told.and_then(|(changes, size)| {
+            let new = |&(blk, _): &(BlkNo, Tid)| !self.is_pinned(id, oid, blk);
+            match user {
+                Some(user) if !self.may_pin(user, changes.iter().filter(|c| new(c)).count()) => {
+                    let max = self.rules.others.pinned;
+                    Err(Refused::Pinned { user, max })
+                }
+                _ => Ok((changes, size)),
+            }
+        });
         let (changes, size) = match told {
             Ok(told) => told,
-            Err(unknown) => {
+            Err(refused) => {
                 self.list(oid, (Some(at), old), id, outside);
-                return Err(match unknown {
-                    Unknown::Epoch(rev) => Refused::Epoch { rev, head },
-                    other => Refused::Unknown(other),
-                });
+                return Err(refused);
             }
         };
         let Some(link) = self.links.get_mut(&id) else {

@@ -1,6 +1,7 @@
 //! Texts that cross the interface.
 
 use super::isolation::Unknown;
+use super::quota::Uid;
 use crate::base::{Tid, tidtime::UnixTime};
 use std::time::Duration;
 
@@ -25,6 +26,22 @@ pub enum Refused {
         rev: Tid,
         /// The newest state.
         head: Tid,
+    },
+    /// Its user may not watch more files.
+    #[error("user {} watches {max} files, and may not watch more", user.0)]
+    Watches {
+        /// Who.
+        user: Uid,
+        /// Its quota.
+        max: usize,
+    },
+    /// Its user may not have more blocks pinned.
+    #[error("user {} would have more than {max} blocks pinned", user.0)]
+    Pinned {
+        /// Who.
+        user: Uid,
+        /// Its quota.
+        max: usize,
     },
     /// Nobody can tell.
     #[error(transparent)]

@@ -111,6 +111,11 @@ impl Watch {
         known.filter(|&blk| self.last(blk) != Rev::Head)
     }
 
+    /// Whether a block is pinned, or something is under way for it.
+    pub fn knows(&self, blk: BlkNo) -> bool {
+        self.held.contains_key(&blk) || self.flights.contains_key(&blk)
+    }
+
     /// Blocks that are pinned, and those something is under way for.
     pub fn count(&self) -> usize {
         self.count

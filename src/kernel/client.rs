@@ -6,6 +6,7 @@
 use super::pidfd::PidFd;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use std::path::Path;
 use std::time::Duration;
 
 /// Why a caller cannot be held responsible.
@@ -58,7 +59,17 @@ impl Client {
 
     /// Whether a thread is one of its.
     pub fn has_thread(&self, tid: u32) -> bool {
-        leader_of(tid) == Some(self.fd.pid)
+        // Below a directory of its own: nothing is read, and the number of a process that is gone leads nowhere.
+        self.is_alive() && Path::new(&format!("/proc/{}/task/{tid}", self.fd.pid)).exists()
+    }
+
+    /// Whether a process of somebody else's is root's now: it runs another program, of which nothing is mapped that it had.
+    pub fn became_root(&self) -> bool {
+        self.uid != 0
+            && field_of(self.fd.pid, "Uid:").is_some_and(|uids| {
+                let mut uids = uids.split_whitespace().take(2);
+                uids.any(|uid| uid == "0")
+            })
     }
 
     /// What a thread does: `None` if it is in no system call, as in a page fault of user code; a number if it is in one. Errs when that
@@ -107,12 +118,8 @@ impl Client {
     }
 
     fn state_of(&self, tid: u32) -> Option<char> {
-        let path = format!("/proc/{}/task/{tid}/status", self.fd.pid);
-        let status = std::fs::read_to_string(path).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("State:"))?;
-        line.trim_start().chars().next()
+        let thread = format!("{}/task/{tid}", self.fd.pid);
+        field_of(thread, "State:")?.chars().next()
     }
 
     /// Whether a thread is stopped.
@@ -155,9 +162,20 @@ impl Client {
 
 /// The leader of a thread's group.
 fn leader_of(tid: u32) -> Option<i32> {
+    field_of(tid, "Tgid:")?.parse().ok()
+}
+
+/// Whether a thread is of a group, beside the one that it acts as.
+pub fn is_in_group(tid: u32, gid: u32) -> bool {
+    let groups = field_of(tid, "Groups:").unwrap_or_default();
+    groups.split_whitespace().any(|of| of.parse() == Ok(gid))
+}
+
+/// What `/proc` says of a thread.
+fn field_of(tid: impl std::fmt::Display, name: &str) -> Option<String> {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-    line.trim().parse().ok()
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().to_owned())
 }
 
 #[cfg(test)]

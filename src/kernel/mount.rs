@@ -31,7 +31,7 @@ pub struct MountSpec {
     pub mountpoint: PathBuf,
     /// Shown as the type, after `fuse.`.
     pub subtype: String,
-    /// Whether other users may enter.
+    /// Whether other users may enter, as far as modes allow.
     pub allow_other: bool,
     /// As mount(8) means them.
     pub flags: MountFlags,
@@ -243,6 +243,9 @@ fn open_abort(minor: u32) -> Option<File> {
         .ok()
 }
 
+/// Without `default_permissions` modes would be for show, and everybody could read everything.
+const OTHERS: &str = ",allow_other,default_permissions";
+
 fn open_device() -> Result<File, MountError> {
     let open = OpenOptions::new()
         .read(true)
@@ -264,7 +267,7 @@ fn mount_root(spec: &MountSpec) -> Result<File, MountError> {
         limit::PAYLOAD_BYTES
     );
     if spec.allow_other {
-        data.push_str(",allow_other");
+        data.push_str(OTHERS);
     }
     let kind = format!("fuse.{}", spec.subtype);
     nix::mount::mount(
@@ -302,7 +305,7 @@ fn mount_helper(spec: &MountSpec) -> Result<File, MountError> {
         limit::PAYLOAD_BYTES
     );
     for (wanted, name) in [
-        (spec.allow_other, ",allow_other"),
+        (spec.allow_other, OTHERS),
         (spec.flags.ro, ",ro"),
         (spec.flags.noexec, ",noexec"),
         (spec.flags.noatime, ",noatime"),

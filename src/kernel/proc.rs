@@ -94,6 +94,13 @@ pub fn ids() -> (u32, u32) {
     )
 }
 
+/// The number of a group, by its name or itself.
+pub fn group_id(name: &str) -> Option<u32> {
+    let named = nix::unistd::Group::from_name(name).ok().flatten();
+    let named = named.map(|group| group.gid.as_raw());
+    named.or_else(|| name.parse().ok())
+}
+
 /// Whether a thread is on its way out, or gone: by its number, 0 for one that cannot be seen from here.
 pub fn is_being_killed(tid: u32) -> bool {
     // Whatever ends a process ends its other threads by SIGKILL.

@@ -239,6 +239,11 @@ pub struct Lines {
 }
 
 impl Lines {
+    /// Whether no line is begun.
+    pub fn is_empty(&self) -> bool {
+        self.begun.is_empty()
+    }
+
     /// Gives every line that `bytes` ends to `each`, its line feed included, until it says false.
     ///
     /// # Errors

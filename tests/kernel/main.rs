@@ -25,6 +25,8 @@ mod machine;
 #[allow(dead_code, reason = "tests/mount uses more of it")]
 #[path = "../mount/rig.rs"]
 mod rig;
+#[path = "../mount/transport.rs"]
+mod transport;
 
 mod bent;
 mod client;
@@ -49,27 +51,4 @@ mod shrink;
 mod unmount;
 mod withdrawn;
 
-/// Makes of each `fn name(Transport)` the tests `name::uring`, `name::dev` and `name::plain`.
-macro_rules! on_each_transport {
-    ($($name:ident),* $(,)?) => {
-        $(mod $name {
-            use crate::machine::Transport;
-
-            #[test]
-            fn uring() {
-                super::$name(Transport::Uring);
-            }
-
-            #[test]
-            fn dev() {
-                super::$name(Transport::Dev);
-            }
-
-            #[test]
-            fn plain() {
-                super::$name(Transport::Plain);
-            }
-        })*
-    };
-}
-pub(crate) use on_each_transport;
+pub(crate) use transport::on_each_transport;

@@ -111,6 +111,11 @@ impl Base {
         Tid(self.tid)
     }
 
+    /// The next one.
+    pub(crate) fn next(&self) -> Tid {
+        Tid(self.tid + self.step)
+    }
+
     pub(crate) fn fresh(&mut self) -> Oid {
         self.next += 1;
         Oid(self.next - 1)

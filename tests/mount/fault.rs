@@ -27,7 +27,7 @@ on_each_transport!(
     e14_stopped,
     e14_a_zombie,
     e14_a_child_answers_wrongly,
-    d03_e13_nothing_else_waits_for_a_pin,
+    d03_l07_e13_nothing_else_waits_for_a_pin,
     d10_opened_by_a_thread_that_ended,
     d12_a_refused_request_leaves_nothing_behind,
     d17_a_line_without_end,
@@ -385,9 +385,9 @@ fn d21_never_reads(transport: Transport) {
     stage.ends(Fate { says, ..TIMED_OUT }, began);
 }
 
-/// D3: there a GETATTR waited for a transaction, that for a READ, and that for a pin. Here a transaction over that very block waits
+/// D3, L7: there a GETATTR waited for a transaction, that for a READ, and that for a pin. Here a transaction over that very block waits
 /// (the kernel has the page locked), others do not, and whatever is no READ of it is answered at once.
-fn d03_e13_nothing_else_waits_for_a_pin(transport: Transport) {
+fn d03_l07_e13_nothing_else_waits_for_a_pin(transport: Transport) {
     if !transport.is_there() {
         return;
     }

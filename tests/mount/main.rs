@@ -24,6 +24,7 @@ mod child;
 mod data;
 mod machine;
 mod rig;
+mod transport;
 mod visitor;
 
 mod bad_input;
@@ -35,7 +36,9 @@ mod defect;
 mod fault;
 mod fstab;
 mod kernel_off;
+mod limit;
 mod live;
+mod others;
 mod restart;
 mod rev;
 mod soak;
@@ -45,27 +48,4 @@ mod user;
 mod warm;
 mod watch;
 
-/// Makes of each `fn name(Transport)` the tests `name::uring`, `name::dev` and `name::plain`.
-macro_rules! on_each_transport {
-    ($($name:ident),* $(,)?) => {
-        $(mod $name {
-            use crate::machine::Transport;
-
-            #[test]
-            fn uring() {
-                super::$name(Transport::Uring);
-            }
-
-            #[test]
-            fn dev() {
-                super::$name(Transport::Dev);
-            }
-
-            #[test]
-            fn plain() {
-                super::$name(Transport::Plain);
-            }
-        })*
-    };
-}
-pub(crate) use on_each_transport;
+pub(crate) use transport::on_each_transport;

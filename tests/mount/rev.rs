@@ -15,7 +15,7 @@ use crate::tree::{MANY, field};
 on_each_transport!(
     one_name_one_node,
     beyond_head_waits,
-    goes_when_unused,
+    l01_goes_when_unused,
     loads_nothing_that_head_has_or_had,
 );
 
@@ -123,7 +123,7 @@ while True:
     time.sleep(0.02)
 ";
 
-fn goes_when_unused(transport: Transport) {
+fn l01_goes_when_unused(transport: Transport) {
     if !transport.is_there() || !root_or_lack("that unused @rev directories are dropped") {
         return;
     }

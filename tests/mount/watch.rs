@@ -33,6 +33,7 @@ on_each_transport!(
     e12_pins_are_exact_and_lazy,
     e12_a_read_waits_for_its_pins,
     e12_a_fault_goes_on_in_what_is_mapped_then,
+    who_waits_for_itself_is_brought_out,
     e14_bye_is_no_fault,
 );
 
@@ -546,6 +547,50 @@ fn e12_a_fault_goes_on_in_what_is_mapped_then(transport: Transport) {
     scene.await_counts(0, 0, 0);
     assert_eq!(scene.inside.stat("pinkill"), 0);
     scene.stop();
+}
+
+/// A page is dropped between the answer to a fault and the fault's end, which wants the address space and does not get it at once: the
+/// kernel tries the fault again, holding the address space (kernel-note 0017). The block has changed by now, and the client that has to map
+/// it is the one that stands in the fault.
+fn who_waits_for_itself_is_brought_out(transport: Transport) {
+    const FIRST: u64 = 110;
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("wayout", 90);
+    let mut scene = Scene::watched(&rig, transport, ",pintimeout=4s");
+    let oid = scene.oid();
+    let mut client = scene.good_client(&rig, scene.start);
+    client.ask("churn");
+    let began = Instant::now();
+    let (mut stamp, mut rounds) = (1, 0);
+    while scene.inside.stat("wayout") < 3 {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "{rounds} rounds, and no client waited for itself"
+        );
+        let at = scene.base.last();
+        let reply = client.ask(&format!("ask G {} watch {oid} @{at}", 2 * rounds + 3));
+        assert!(reply.contains(" ok$ "), "{reply}");
+        let want = vec![stamp.to_string(); usize::try_from(BLOCKS - FIRST).unwrap()].join(" ");
+        client.begin(&format!("looks {oid} {FIRST} {BLOCKS}"));
+        let found = loop {
+            stamp += 1;
+            (FIRST..BLOCKS).for_each(|blk| scene.base.set(0, blk, stamp));
+            scene.base.commit();
+            if let Some(found) = client.early(Duration::from_millis(3)) {
+                break found;
+            }
+        };
+        assert_eq!(found, want, "round {rounds}");
+        rounds += 1;
+        let last = scene.base.last();
+        scene.inside.await_head(last);
+    }
+    println!("{rounds} rounds, {:?}", began.elapsed());
+    client.ask("still");
+    assert_eq!(scene.inside.stat("pinkill"), 0);
+    scene.stop_after(client);
 }
 
 /// Who says bye gave up its view: what waited for it goes on, and so does it.

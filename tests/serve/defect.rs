@@ -1,4 +1,15 @@
 //! Defects of the server that is replaced, by their numbers in its list: they are not here.
+//!
+//! | | where it is shown |
+//! |---|---|
+//! | 1, 4, 5, 11, 14, 19, 20 | `mount`: `defect::d<number>_*` |
+//! | 2 | `engine::probe`, `engine::retrieval`: `d02_*` |
+//! | 3, 10, 12, 17, 21, 22 | `mount`: `fault::d<number>_*`; of 10 and 21 also `kernel::client` and `iso::outbox` |
+//! | 6, 7, 16 | here; of 16 also `kernel::mountinfo` |
+//! | 15 | `tail::tests::scenario`: `d15_*` |
+//! | 18 | `fs::past`: `d18_*` |
+//!
+//! 8, 9 and 13 are of the library in its clients, not of the server.
 
 use crate::machine::Transport;
 use crate::on_each_transport;

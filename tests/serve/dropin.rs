@@ -1,6 +1,8 @@
 //! What clients of the server that is replaced rely on; tests carry the numbers of the list they follow.
 //!
-//! What is shown elsewhere, by its number there:
+//! Here, as `e<number>_*`: 1 the process, 2 the command line (and `cli::goflag`, `cli::serve`), 3 the mount entry, 4 when the zurl is there, 5 the
+//! end by an unmount, 6 what errors of the zurl mean, 7 `head/at`, 16 `.wcfs`, 17 the end with the database, 20 one server for each
+//! mountpoint. What is shown elsewhere, by its number there:
 //!
 //! | | | |
 //! |---|---|---|
@@ -9,7 +11,7 @@
 //! | 10 | the channel | `mount`: `watch::e10_*` |
 //! | 11 | grammar, numbers, texts | `mount`: `watch::e11_*`; `transcripts`: `session`, `errors`, `broken` |
 //! | 12 | pins, their revisions, what waits for them | `mount`: `watch::e12_*`; `transcripts`: `one_at_a_time`, `publishing` |
-//! | 13 | what is served while a pin is under way | `mount`: `fault::d03_e13_*` |
+//! | 13 | what is served while a pin is under way | `mount`: `fault::d03_l07_e13_*` |
 //! | 14 | who is killed, and when | `mount`: `fault::e14_*`, `watch::e14_*`; `transcripts`: `failing`, `bye` |
 //! | 15 | blocks come whole, go one by one, and are cached where a pin leads | `mount`: `warm::*`, `commit::moved_not_lost`, `commit::a_file_grows`, `commit::partly_cached` |
 //! | 18 | pickles, formats, trees | `mount`: `content::*`, `topology::*`; `zodb::tests` |

@@ -1,4 +1,5 @@
-//! What the server that is replaced does not do, by the numbers of its list.
+//! What the server that is replaced does not do, by the numbers of its list: 3 and 13 here, 1 in `mount` as `rev::l01_*`, 4 and 10 there as
+//! `limit::l04_*` and `limit::l10_*`, 7 as `fault::d03_l07_*`.
 
 use std::time::{Duration, Instant};
 

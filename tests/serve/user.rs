@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use crate::machine::{DevFuseForAll, Transport, lack, on_path, root_or_lack};
+use crate::machine::{DevFuseForAll, Transport, lack, on_path, root_or_lack, tool};
 use crate::rig::{Rig, SHORT, no_bug};
 use crate::scene::{Scene, is_there};
 
@@ -79,4 +79,33 @@ fn an_ordinary_user_serves_and_only_he_stops() {
     let ended = mount.ended();
     no_bug(&ended);
     ended.good();
+}
+
+/// As the server that is replaced: modes are what they were, and whoever serves may watch as much as memory allows.
+#[test]
+fn the_owner_has_no_quota() {
+    if !is_there(Transport::Plain) {
+        return;
+    }
+    let rig = Rig::new("owner", 120);
+    let scene = Scene::new(&rig);
+    let mount = scene.up(&["-o", "transport=plain,watch_per_uid=1+1"]);
+    let modes = scene.shell("cd $M && stat -c %a . head head/at head/watch .wcfs/zurl");
+    assert_eq!(modes.good().out, "755\n555\n644\n644\n644\n");
+    let (oid, at) = (scene.base.files[0].oid, scene.base.last());
+    let asks = format!("open {oid} 8192\\nlink A\\nread A\\nlinks 300 {oid} {at}\\nflood A 20000");
+    let mut c = rig.command("sh");
+    c.args(["-c", &format!("printf '{asks}\\n' | python3 $T $M")]);
+    c.env("T", tool("client.py")).env("M", &scene.at);
+    let ended = rig.run(&mut c, SHORT * 3).good();
+    let answers: Vec<&str> = ended.out.lines().collect();
+    let [opened, "> linked", "> served", "> 300", flood] = answers[..] else {
+        panic!("{ended}");
+    };
+    assert_eq!(opened, "> 32768");
+    let ms: u64 = flood.trim_start_matches("> ").parse().unwrap();
+    // Another user would be made to wait 16 s.
+    assert!(ms < 8000, "{ms} ms");
+    scene.zring(&["stop", scene.mountpoint()]).good();
+    no_bug(&mount.ended());
 }

@@ -478,8 +478,17 @@ impl Client {
             return self.turn(shared);
         }
         let file = shared.rng.below(shared.data.files());
-        match shared.rng.below(8) {
-            0..=1 if !self.gave_up && !self.is_over => self.watch(shared, file),
+        let half = shared.halves.first().copied();
+        let half = half.filter(|file| !self.views.contains_key(file));
+        match (shared.rng.below(8), half) {
+            (0..=3, Some(half)) if !self.gave_up && !self.is_over => {
+                let behind = shared.rng.pick(&[1, 4, 16, 1000]);
+                self.watch(shared, half, behind);
+            }
+            (0..=1, _) if !self.gave_up && !self.is_over => {
+                let behind = shared.rng.pick(&[0, 0, 0, 1, 1, 2, 4]);
+                self.watch(shared, file, behind);
+            }
             _ => self.fault(shared, file),
         }
     }
@@ -525,7 +534,7 @@ impl Client {
         stream
     }
 
-    fn watch(&mut self, shared: &mut Shared, file: usize) {
+    fn watch(&mut self, shared: &mut Shared, file: usize, behind: u64) {
         // Whose blocks are no pages cannot be mapped.
         let fits = shared
             .data
@@ -537,7 +546,6 @@ impl Client {
         };
         let oid = shared.data.oid(file);
         let stream = self.stream();
-        let behind = shared.rng.pick(&[0, 0, 0, 1, 1, 2, 4]);
         let at = Tid(shared.shown.0.saturating_sub(behind).max(1));
         let ahead = Tid(shared.shown.0 + shared.rng.pick(&[0, 0, 0, 0, 1, 2]));
         let at = if behind == 0 { ahead } else { at };

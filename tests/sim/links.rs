@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use std::time::{Duration, Instant};
 use zring::base::{BlkNo, Oid, Tid};
 use zring::fs::history::History;
-use zring::iso::{Action, Caller, Isolation, LinkId, Outside, Signal, Unknown};
+use zring::iso::{Action, Caller, Isolation, LinkId, Outside, Rules, Signal, Unknown};
 
 /// As in `engine::links`.
 #[derive(Clone, Debug)]
@@ -85,7 +85,11 @@ impl Outside for Asked<'_> {
     }
 
     fn knows(&mut self, oid: Oid) -> bool {
-        self.history.knows(oid)
+        // Nothing happens between this and `changes`, where a worker would go on: so the mistake is to hear nothing here, either.
+        self.history.source().is_deaf = self.shared.is(Mutant::NotesNotTaken);
+        let is_known = self.history.knows(oid);
+        self.history.source().is_deaf = false;
+        is_known
     }
 
     fn is_complete(&mut self, oid: Oid) -> bool {
@@ -146,7 +150,7 @@ impl LinkTable {
     #[allow(clippy::disallowed_methods, reason = "any instant will do")]
     pub(crate) fn new(shown: Tid, timeout: Duration) -> Self {
         Self {
-            isolation: Isolation::new(shown, timeout),
+            isolation: Isolation::new(shown, Rules::new(timeout)),
             clients: FxHashMap::default(),
             zero: Instant::now(),
             looked: Duration::ZERO,
@@ -192,7 +196,7 @@ impl LinkTable {
         } = self;
         if let OfLink::Opened(link, client) = what {
             clients.insert(link, client);
-            return isolation.open(link);
+            return isolation.open(link, None, now);
         }
         let outside = &mut Asked {
             history,

@@ -239,6 +239,8 @@ pub(crate) struct Shared {
     pub(crate) timeout: Duration,
     /// For a mutant: files that are watched, which READs do not know yet.
     pub(crate) late_watches: Vec<(Oid, Option<Tid>)>,
+    /// Files of answers that are noted, and not looked at whether somebody watches: who begins to watch now is what matters.
+    pub(crate) halves: Vec<usize>,
     /// Files of which all pages go.
     pub(crate) lost: Vec<Oid>,
     /// When the history began anew.
@@ -298,6 +300,7 @@ impl Shared {
             now: Duration::ZERO,
             timeout: Duration::from_secs(6),
             late_watches: Vec::new(),
+            halves: Vec::new(),
             lost: Vec::new(),
             anew_at: Tid::ZERO,
             shown: at,

@@ -47,6 +47,17 @@ pub(crate) struct Half {
     /// For a mutant: what was looked at already, and what is noted only now.
     blks: Option<Vec<BlkNo>>,
     notes: Vec<Note>,
+    /// Much happens before it goes on.
+    pub(crate) is_slow: bool,
+}
+
+impl Half {
+    fn file(&self, shared: &Shared) -> Option<usize> {
+        let (Job::Read { file, .. } | Job::Store { file, .. }) = &self.task.job else {
+            return None;
+        };
+        shared.data.file(file.oid).filter(|_| file.rev == Rev::Head)
+    }
 }
 
 const OWN: u64 = 1 << 63;
@@ -174,11 +185,13 @@ impl Worker {
             stores: std::mem::take(&mut self.watching.made),
             task,
             outcome,
+            is_slow: shared.rng.one_in(2),
         };
         if late {
             half.blks = Some(self.unpinned(shared, &half));
         }
         if shared.rng.one_in(4) {
+            shared.halves.extend(half.file(shared));
             self.watching.half = Some(half);
         } else {
             self.look(shared, half);
@@ -188,6 +201,10 @@ impl Worker {
     /// Goes on where it stopped.
     pub(crate) fn go_on(&mut self, shared: &mut Shared) {
         let half = self.watching.half.take().expect("there is one");
+        if let Some(file) = half.file(shared) {
+            let at = shared.halves.iter().position(|&of| of == file);
+            shared.halves.swap_remove(at.expect("it was put there"));
+        }
         self.look(shared, half);
         self.run_ready(shared);
     }

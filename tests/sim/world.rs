@@ -66,6 +66,8 @@ pub(crate) struct World {
     /// One turn in so many the writer writes.
     pause: usize,
     waits: Vec<Wait>,
+    /// Readers move on slowly through files: there is always something that nobody has read yet.
+    moves_on: bool,
     /// Clients at a time, and all so far.
     clients_max: usize,
     given: u64,
@@ -79,6 +81,7 @@ impl World {
         let mut shared = Shared::new(rules, rng, workers);
         let pause = shared.rng.pick(&[1, 1, 1, 40]);
         let clients_max = shared.rng.pick(&[0, 0, 0, 1, 2, 3, 3, 5]);
+        let moves_on = shared.rng.one_in(2);
         let (at, control) = (shared.shown, Control::new(&mut shared, workers));
         let workers = 0..workers;
         Self {
@@ -86,6 +89,7 @@ impl World {
             control,
             notifier: Notifier::default(),
             weights: [1; 16],
+            moves_on,
             clients_max,
             given: 0,
             pause,
@@ -222,8 +226,12 @@ impl World {
             let (messages, requests) =
                 (!worker.inbox.is_empty(), !shared.kernel.requests.is_empty());
             let (loads, touches) = (!worker.loading.is_empty(), worker.has_touches(shared));
-            if worker.watching.half.is_some() {
-                add(Actor::GoOn(i), w(1), true);
+            if let Some(half) = &worker.watching.half {
+                let weight = match half.is_slow {
+                    true => usize::from(shared.counts.steps.is_multiple_of(8)),
+                    false => w(1),
+                };
+                add(Actor::GoOn(i), weight, true);
             } else if worker.awake {
                 add(Actor::Sleep(i), w(5), true);
                 add(Actor::Message(i), w(0), messages);
@@ -384,6 +392,11 @@ impl World {
                 // Now and then it was longer when somebody looked.
                 let past = shared.rng.pick(&[0, 0, 0, 0, 0, 0, 0, 2]);
                 let end = (end.div_ceil(PAGE) + past).min(PAGES);
+                let so_far = usize::try_from(shared.counts.steps).unwrap() * PAGES / 3000;
+                let end = match self.moves_on {
+                    true => end.min(so_far + 1),
+                    false => end,
+                };
                 if end > 0 {
                     let first = shared.rng.below(end);
                     let want = shared.rng.pick(&[1, 1, 2, 4, 12]).min(end - first);

@@ -16,7 +16,12 @@ Questions come as lines on stdin, each is answered by a line "> <answer>"; what 
   shut L                closes it                           ignore      SIGBUS from now on
   open OID BLKSIZE      opens and maps a file of head       let OID     undoes that
   look OID BLK          the stamp of a block, by the mapping
+  looks OID BLK BLK     the stamps of blocks, the second not among them; they are evicted before
+  churn                 from now on a thread has the address space for itself nearly always; `still`: no longer
   pread OID BLK         the same by pread(2)                evict OID BLK   asks the kernel to forget it
+  become UID GID [GID]  acts as another user, of a further group; `again`: as root, with the user's own number
+  stat PATH             mode in octal, uid and gid of something in the mount
+  flood L N             writes N requests that mean nothing; how many milliseconds that took
   fork                  a child goes on in its place, with the descriptors; the parent closes its own, and waits
   leave                 the same, but the parent ends
 """
@@ -35,8 +40,9 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
 LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong]
 LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 PROT_READ, MAP_SHARED, MAP_FIXED = 1, 1, 16
-MADV_RANDOM, MADV_DONTNEED = 1, 4
+MADV_RANDOM, MADV_DONTNEED, MADV_NOHUGEPAGE, MADV_POPULATE_READ = 1, 4, 15, 22
 
 
 def shown(data):
@@ -218,6 +224,30 @@ class Client:
     def look(self, oid, blk):
         return self.files[oid].look(int(blk))
 
+    def looks(self, oid, first, end):
+        blks = range(int(first), int(end))
+        for blk in blks:
+            self.files[oid].evict(blk)
+        return " ".join(self.look(oid, blk) for blk in blks)
+
+    def churn(self):
+        size, anonymous = 256 << 20, 0x22
+        at = LIBC.mmap(None, size, PROT_READ, anonymous, -1, 0)
+        LIBC.madvise(at, size, MADV_NOHUGEPAGE)
+        LIBC.madvise(at, size, MADV_POPULATE_READ)
+        self.churns = True
+
+        def run():
+            while self.churns:
+                for protection in (0, PROT_READ):
+                    LIBC.mprotect(at, size, protection)
+        threading.Thread(target=run, daemon=True).start()
+        return "churns"
+
+    def still(self):
+        self.churns = False
+        return "still"
+
     def pread(self, oid, blk):
         file = self.files[oid]
         return stamp(os.pread(file.fd, file.blksize, int(blk) * file.blksize))
@@ -225,6 +255,28 @@ class Client:
     def evict(self, oid, blk):
         self.files[oid].evict(int(blk))
         return "evicted"
+
+    def become(self, uid, gid, *groups):
+        os.setgroups([int(g) for g in groups])
+        os.setresgid(int(gid), int(gid), int(gid))
+        # It may be root again, as a program may that belongs to root.
+        os.setresuid(int(uid), int(uid), 0)
+        os.chdir("/")
+        return "became"
+
+    def again(self):
+        os.seteuid(0)
+        return "again"
+
+    def stat(self, path):
+        s = os.stat(os.path.join(self.mnt, path))
+        return "%o %d %d" % (s.st_mode & 0o7777, s.st_uid, s.st_gid)
+
+    def flood(self, name, count):
+        text, began = b"1 x\n" * int(count), time.monotonic()
+        while text:
+            text = text[os.write(self.links[name].fd, text[:4 << 10]):]
+        return "%d" % ((time.monotonic() - began) * 1e3)
 
     def fork(self, ends=False):
         parent = os.getpid()

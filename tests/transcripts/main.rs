@@ -6,7 +6,9 @@
 //! ```text
 //!   history TAIL HEAD                 what the history covers; head/at shows HEAD
 //!   file F: BLK@TID,TID ...           blocks read through head, and when each changed; `size=N`, `epoch=TID`, `broken`
-//!   open L | close L                  a client opens or closes head/watch
+//!   open L | close L                  a client opens or closes head/watch; `open L UID`: of a user other than the mount's owner
+//!   L asks N | L signalled            it writes N requests that mean nothing; the caller of its last request is signalled
+//!   L other | strict                  a process that did not open it uses it; that is refused from now on
 //!   L> TEXT                           it writes TEXT and a line feed (\n for more); `L>> TEXT` writes no line feed
 //!   L reads [N]                       it reads, with room for N bytes; told when a message is there
 //!   commit TID F: BLK,...             a transaction is published and shown; `publish`, then `show TID`: in two steps
@@ -23,7 +25,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use zring::base::{BlkNo, Oid, Tid, Unique};
-use zring::iso::{Action, Caller, Isolation, LinkId, Outside, Signal, Unknown};
+use zring::iso::{Action, Caller, Isolation, LinkId, Outside, Quota, Rules, Signal, Uid, Unknown};
 
 const TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -33,6 +35,19 @@ struct File {
     size: u64,
     epoch: Option<Tid>,
     is_broken: bool,
+}
+
+/// Those of users other than the owner are small and short.
+fn rules() -> Rules {
+    Rules {
+        others: Quota {
+            watches: 2,
+            pinned: 3,
+            timeout: Some(TIMEOUT / 2),
+            ..Quota::default()
+        },
+        ..Rules::new(TIMEOUT)
+    }
 }
 
 /// A client's process.
@@ -159,7 +174,7 @@ impl Run {
     #[allow(clippy::disallowed_methods, reason = "any instant will do")]
     fn new() -> Self {
         Self {
-            isolation: Isolation::new(Tid::ZERO, TIMEOUT),
+            isolation: Isolation::new(Tid::ZERO, rules()),
             world: World::default(),
             links: BTreeMap::new(),
             callers: BTreeMap::new(),
@@ -198,11 +213,12 @@ impl Run {
                 }
                 world.files.insert(oid(name), file);
             }
-            ["open", name] => {
+            ["open", name, ref user @ ..] => {
+                let user = user.first().map(|uid| Uid(uid.parse().unwrap()));
                 let id = LinkId(self.links.len() as u64 + 1);
                 self.links.insert(name.to_owned(), id);
                 world.clients.insert(id, Client::Alive);
-                isolation.open(id);
+                isolation.open(id, user, now);
             }
             ["close", name] => isolation.closed(self.links[name], world, now),
             ["dies", name] => drop(world.clients.insert(self.links[name], Client::Dead)),
@@ -230,6 +246,33 @@ impl Run {
             ["show"] => {
                 world.is_publishing = false;
                 isolation.shown(world.head, world, now);
+            }
+            ["strict"] => {
+                let is_strict = true;
+                let rules = Rules {
+                    is_strict,
+                    ..rules()
+                };
+                self.isolation = Isolation::new(self.world.head, rules);
+            }
+            [name, "asks", count] => {
+                let caller = self.caller(name);
+                let text = "1 x\n".repeat(count.parse().unwrap());
+                let (isolation, world) = (&mut self.isolation, &mut self.world);
+                isolation.write(self.links[name], caller, text.as_bytes(), world, now);
+            }
+            [name, "signalled"] => {
+                let mut of_it = self.callers.iter().filter(|(_, of)| *of == name);
+                let unique = *of_it.next_back().unwrap().0;
+                let worker = 0;
+                self.isolation.interrupt(Caller { worker, unique });
+            }
+            [name, "other"] => {
+                let caller = self.caller(name);
+                let (isolation, world) = (&mut self.isolation, &mut self.world);
+                if isolation.inherited(self.links[name], 77, world, now) {
+                    isolation.refuse_use(caller, false);
+                }
             }
             [name, "reads", file, list] => {
                 let caller = self.caller(name);

@@ -35,6 +35,8 @@ pub struct Request<'a> {
     pub node: NodeId,
     /// User id of the caller.
     pub uid: u32,
+    /// Group id of the caller.
+    pub gid: u32,
     /// Thread id of the caller.
     pub pid: u32,
     /// What is asked.
@@ -193,6 +195,7 @@ impl<'a> Request<'a> {
             unique: Unique(head.unique),
             node: NodeId(head.nodeid),
             uid: head.uid,
+            gid: head.gid,
             pid: head.pid,
             op: Op::parse(head.opcode, parts.fixed, parts.rest)?,
         })
