@@ -21,7 +21,9 @@ use crate::fs::track::Note;
 use crate::fs::tree::{Node, fixed};
 use crate::kernel::mount::Connection;
 use crate::kernel::proc::{self, Waker};
-use crate::store::file::{Event, FileStore, FollowError, Poll, Tail};
+use crate::store::any::{AnyStore, Event, FollowError, Poll};
+use crate::store::file::Tail;
+use crate::store::zeo::Notice;
 use crossbeam_channel::{Receiver, Sender};
 use std::io;
 use std::sync::Arc;
@@ -40,7 +42,7 @@ const SUSPICIOUS: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Control {
     /// The database, which it owns.
-    pub store: FileStore,
+    pub store: AnyStore,
     /// Shared with all.
     pub shared: Arc<Shared>,
     /// The mount.
@@ -234,6 +236,9 @@ impl Work {
             Err(error) => return self.trouble(&error),
         };
         self.troubled = None;
+        for notice in &poll.notices {
+            self.notice(notice);
+        }
         for event in poll.events {
             match event {
                 Event::Commit(commit) => {
@@ -288,6 +293,15 @@ impl Work {
         }
     }
 
+    /// Says how the server is.
+    fn notice(&self, notice: &Notice) {
+        let log = &self.control.shared.log;
+        match notice {
+            Notice::Back(_) => log.info(notice),
+            Notice::Lost(_) | Notice::Gap(_) | Notice::Flooded => log.warning(notice),
+        }
+    }
+
     fn next_look(&mut self, tail: Tail) -> Duration {
         if tail != Tail::Voted {
             self.voted = 0;
@@ -319,10 +333,7 @@ impl Work {
 
     /// Following failed: for good, or for now.
     fn trouble(&mut self, error: &FollowError) -> Duration {
-        let last = matches!(
-            error,
-            FollowError::WentBack { .. } | FollowError::Damaged { .. }
-        );
+        let last = error.is_final();
         if last || self.troubled.is_none() {
             let shared = &self.control.shared;
             match shared.is_drop_in {

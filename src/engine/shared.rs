@@ -33,7 +33,8 @@ use crate::fs::kept::Kept;
 use crate::fs::touch::Touches;
 use crate::fs::tree::Tree;
 use crate::kernel::proc::Waker;
-use crate::store::file::FileView;
+use crate::store::any::AnyView;
+use crate::store::zeo::{Came, Health, Link};
 use crate::wire::fuse::notify::RetrieveId;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -94,6 +95,8 @@ pub struct Shared {
     pub trace: bool,
     /// A database that cannot be followed ends the daemon.
     pub is_drop_in: bool,
+    /// The way to the server of the database.
+    pub upstream: Option<Link>,
     /// Where lines go.
     pub log: Log,
 }
@@ -176,6 +179,8 @@ pub struct Setup {
     pub trace: bool,
     /// Whether a database that cannot be followed ends the daemon.
     pub is_drop_in: bool,
+    /// The way to the server of the database, if it has one.
+    pub upstream: Option<Link>,
     /// Where lines go.
     pub log: Log,
 }
@@ -210,6 +215,7 @@ impl Shared {
             presence: Presence::default(),
             trace: setup.trace,
             is_drop_in: setup.is_drop_in,
+            upstream: setup.upstream,
             log: setup.log,
         }
     }
@@ -343,8 +349,18 @@ impl Shared {
             ("wayout", self.ways_out.load(Ordering::Relaxed)),
             ("decode_rejected", self.sum(|c| &c.rejected)),
         ];
+        // Of a server alone: 0 frozen, 1 catching up, 2 serving; and how often it was connected to.
+        let upstream = self.upstream.iter().flat_map(|link| {
+            let health = match link.health() {
+                Health::Frozen => 0,
+                Health::CatchingUp => 1,
+                Health::Serving => 2,
+            };
+            [("Upstream", health), ("connect", link.connections())]
+        });
         lines
-            .iter()
+            .into_iter()
+            .chain(upstream)
             .map(|(name, value)| format!("{name}\t: {value}\n"))
             .collect()
     }
@@ -362,16 +378,18 @@ pub struct Published {
     /// Files that the history starts anew with: whatever is read of them has to be noted again.
     pub anew: Vec<NodeId>,
     /// The database as of it.
-    pub view: FileView,
+    pub view: AnyView,
 }
 
 /// To a worker.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum ToWorker {
     /// There is a new state.
     Look,
     /// The same database, read from another file.
-    Switched(FileView),
+    Switched(AnyView),
+    /// Objects that were asked of a server.
+    Loaded(Vec<Came>),
     /// `head/at` moved: parked look-ups may go on.
     Shown,
     /// The caller of a request was signalled.

@@ -19,9 +19,9 @@ pub enum Arg<'a> {
     /// Text.
     Text(&'a str),
     /// A tuple.
-    Tuple(&'a [Arg<'a>]),
+    Tuple(&'a [Self]),
     /// A list.
-    List(&'a [Arg<'a>]),
+    List(&'a [Self]),
 }
 
 /// Calls that change nothing.

@@ -113,6 +113,56 @@ impl Message {
     }
 }
 
+/// A call, as the other side reads it: for servers that are made for tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What its reply is told by.
+    pub number: i64,
+    /// Name of the method.
+    pub method: String,
+    /// Arguments.
+    pub args: Vec<Word>,
+}
+
+/// An argument of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// A number.
+    Int(i64),
+    /// 8 bytes: an oid or a tid.
+    Id(u64),
+    /// Text.
+    Text(String),
+    /// Anything else.
+    Other,
+}
+
+impl Request {
+    /// Reads a call.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn read(encoding: Encoding, payload: &Bytes) -> Result<Self, ZeoError> {
+        let tree = tree(encoding, payload)?;
+        let Some([Value::Int(sent), Value::Bool(false), method, args]) = tree.items(&tree.root)
+        else {
+            return Err(ZeoError::Form);
+        };
+        let method = word(method).ok_or(ZeoError::Form)?;
+        let args = tree.items(args).ok_or(ZeoError::Form)?;
+        let word = |value: &Value| match value {
+            Value::Int(n) => Word::Int(*n),
+            Value::Text(text) => Word::Text(String::from_utf8_lossy(text).into_owned()),
+            value => number(value).map_or(Word::Other, Word::Id),
+        };
+        Ok(Self {
+            number: *sent,
+            method: String::from_utf8_lossy(method).into_owned(),
+            args: args.iter().map(word).collect(),
+        })
+    }
+}
+
 /// The number of the message that begins like this; what follows may be missing.
 pub fn number_of(encoding: Encoding, head: &[u8]) -> Option<i64> {
     let array = |n: usize| head.get(n..);
@@ -449,6 +499,38 @@ mod tests {
                 Message::read(encoding, &payload),
                 Err(ZeoError::Push(_))
             ));
+        }
+    }
+
+    #[test]
+    fn calls_are_read_as_they_were_made() {
+        use super::super::Call;
+        let (oid, tid) = (Oid(5), Tid(6));
+        let id = Word::Id;
+        for (call, args) in [
+            (
+                Call::Register("main"),
+                vec![Word::Text("main".into()), Word::Other],
+            ),
+            (Call::LastTransaction, vec![]),
+            (Call::LoadBefore(oid, tid), vec![id(5), id(6)]),
+            (Call::WalkStart(Tid(1), tid), vec![id(1), id(6)]),
+            (
+                Call::RecordsStart(70_000, tid),
+                vec![Word::Int(70_000), id(6)],
+            ),
+            (Call::WalkEnd(-3), vec![Word::Other]),
+        ] {
+            for encoding in BOTH {
+                let mut out = Vec::new();
+                call.encode(encoding, 9, &mut out);
+                let request = Request::read(encoding, &Bytes::from(out).slice(4..)).unwrap();
+                assert_eq!(
+                    (request.number, request.method.as_str()),
+                    (9, call.method())
+                );
+                assert_eq!(request.args, args);
+            }
         }
     }
 

@@ -29,7 +29,9 @@ mod tree;
 
 pub use call::{Arg, Call, encode};
 pub use frame::{Frame, FrameError, Frames, LENGTH_BYTES, SKIPPED_HEAD_BYTES};
-pub use message::{Answer, History, Message, Push, Refusal, Revision, Stored, number_of};
+pub use message::{
+    Answer, History, Message, Push, Refusal, Request, Revision, Stored, Word, number_of,
+};
 
 use crate::wire::pickle::PickleError;
 
