@@ -44,6 +44,7 @@ mod tree;
 mod user;
 mod warm;
 mod watch;
+mod zeo;
 
 /// Makes of each `fn name(Transport)` the tests `name::uring`, `name::dev` and `name::plain`.
 macro_rules! on_each_transport {
