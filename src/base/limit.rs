@@ -134,3 +134,41 @@ pub const HISTORY_CHANGES_MAX: usize = 8 << 20;
 pub const ZHEAD_LINES_MAX: usize = 100_000;
 /// How long an advance waits for the kernel's pages, which it gives without waiting for anything.
 pub const KEEP_DEADLINE_MS: u64 = 50;
+
+/// ZEO: bytes of a message around the record it carries. Lists of changed objects have as much room as a record.
+pub const ZEO_FRAME_AROUND_BYTES: usize = 64 << 10;
+/// ZEO: values of one message, 40 bytes each: 80 MiB. A transaction of a million objects has as many.
+pub const ZEO_VALUES_MAX: usize = 2 << 20;
+/// ZEO: loads in flight on a connection. A round trip of 5 ms then carries 400 MB/s of chunks of 4 KiB.
+pub const ZEO_LOADS_UNDER_WAY: usize = 1024;
+/// ZEO: bytes of replies in flight, by what replies had of late: a server keeps what its client has not read yet.
+pub const ZEO_REPLY_BYTES: usize = 16 << 20;
+/// ZEO: loads that wait, 100 bytes each. A hundred blocks of 64 MiB in chunks of 4 KiB are as many.
+pub const ZEO_LOADS_MAX: usize = 2 << 20;
+/// ZEO: changed objects of transactions that were missed; beyond it all that was derived from the history is dropped instead.
+pub const ZEO_CATCH_UP_OIDS_MAX: usize = 100_000;
+/// ZEO: changed objects of commits that control has not taken yet, 8 bytes each; beyond it the same.
+pub const ZEO_EVENT_OIDS_MAX: usize = 1 << 20;
+/// Decoded objects of a remote database that all workers keep, block data included, in bytes.
+pub const REMOTE_CACHE_BYTES: usize = 256 << 20;
+
+/// How long a load may wait for a database that is not to be reached.
+pub const STORAGE_WAIT_MS: u64 = 30_000;
+/// Before the first further attempt to reach it; doubled with each one, up to the longest.
+pub const RECONNECT_MIN_MS: u64 = 50;
+/// The longest.
+pub const RECONNECT_MAX_MS: u64 = 5_000;
+/// A connection that lasted so long was a good one: the next attempt does not wait longer than the first.
+pub const RECONNECT_GOOD_MS: u64 = 10_000;
+/// For each step until a connection serves.
+pub const HANDSHAKE_MS: u64 = 10_000;
+/// A connection on which nothing came for so long is probed.
+pub const IDLE_MS: u64 = 60_000;
+/// Silence after the probe before the connection is given up.
+pub const PROBE_MS: u64 = 5_000;
+/// Silence while answers are due before the connection is given up: half of what a load waits, so that it can be asked again.
+pub const ANSWER_MS: u64 = 15_000;
+/// Slow transmitters are told over this time.
+pub const RATE_MS: u64 = 10_000;
+/// What has to come, or to leave, in that time while a message is under way: 64 KiB a second.
+pub const RATE_BYTES_MIN: usize = 640 << 10;

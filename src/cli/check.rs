@@ -7,8 +7,13 @@ use super::args::{Args, Usage};
 use super::progress::Progress;
 use super::reader::{self, Reader};
 use super::{Failure, Outcome};
+use crate::base::limit::RECORD_BYTES_MAX;
 use crate::base::{Oid, Tid};
+use crate::store::LoadError;
+use crate::store::any::AnyView;
 use crate::store::file::{FileOpts, FileStore, verify};
+use crate::store::zeo::{Server, ZeoStore};
+use crate::store::zurl::Zurl;
 use crate::zodb::need::Step;
 use crate::zodb::object::decode;
 use crate::zodb::{Object, ZodbError, bigfile, btree, zblk};
@@ -46,7 +51,10 @@ pub(super) fn command(args: Args) -> Outcome {
         }
         .into());
     };
-    let path = reader::path_of(zurl)?;
+    let path = match reader::parse(zurl)? {
+        Zurl::File(path) => path,
+        Zurl::Zeo(server) => return of_server(&server, deep),
+    };
     let mut wrong = records(&path, deep)?;
     if deep {
         wrong += files(&path)?;
@@ -55,6 +63,26 @@ pub(super) fn command(args: Args) -> Outcome {
         0 => Ok(()),
         n => Err(anyhow!("{n} things are wrong with {zurl}").into()),
     }
+}
+
+/// Whether a server serves: its records are its own business.
+fn of_server(server: &Server, deep: bool) -> Outcome {
+    let (store, view) = ZeoStore::open(server, RECORD_BYTES_MAX, None)?;
+    let root = view.load(Oid(0), view.at());
+    let is_empty = view.at() == Tid::ZERO;
+    let root = match root {
+        Ok(root) => format!("the root object is of {}", root.serial),
+        Err(LoadError::NoObject | LoadError::NotYet) if is_empty => "it is empty".to_owned(),
+        Err(error) => return Err(anyhow!("{}: root object: {error}", server.address).into()),
+    };
+    drop(store);
+    let (address, storage, at) = (&server.address, &server.storage, view.at());
+    println!("{address} serves storage {storage:?}: last transaction {at}, {root}");
+    if deep {
+        let text = "what a server stores is checked beside it: zring check --deep file://<path to Data.fs>";
+        return Err(Failure::new(2, anyhow!("{text}")));
+    }
+    Ok(())
 }
 
 /// All transactions and records; returns how many things are wrong.
@@ -94,6 +122,7 @@ fn records(path: &Path, deep: bool) -> Result<u64, Failure> {
 /// Every block of every big file as of the last transaction; returns how many files are wrong.
 fn files(path: &Path) -> Result<u64, Failure> {
     let (_, view) = FileStore::open(path, &FileOpts::default(), &mut |_, _| {})?;
+    let view = AnyView::File(view);
     let mut names = BTreeSet::new();
     let mut note = |oid: Oid, _: Tid, data: bytes::Bytes| {
         if matches!(decode(data), Ok(Object::BigFile(_))) {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 const HELP: &str = "zring mount [-f] [-o options] ZURL MNT
 
-Mounts the database ZURL (file:///path/Data.fs) on the directory MNT and returns when the mount answers.
+Mounts the database ZURL (file:///path/Data.fs or zeo://host:port) on the directory MNT and returns when the mount answers.
   -f, --foreground   stay in front and log to stderr
 ";
 
@@ -126,7 +126,7 @@ fn parse(mut args: Parser, from_mount: bool) -> Result<Option<Request>, Failure>
 }
 
 fn perform(request: &Request) -> Outcome {
-    let Zurl::File(database) = Zurl::parse(&request.zurl).map_err(|e| Failure::new(2, e))?;
+    let database = Zurl::parse(&request.zurl).map_err(|e| Failure::new(2, e))?;
     if request.daemon {
         return serve_in_background(request, database);
     }
@@ -251,7 +251,7 @@ pub(super) fn answers(path: &Path, limit: Duration) -> Option<Result<(), i32>> {
 /// Runs the daemon in front.
 fn serve(
     request: &Request,
-    database: PathBuf,
+    database: Zurl,
     mountpoint: PathBuf,
     ready: impl FnOnce(daemon::Serving),
 ) -> Result<(), DaemonError> {
@@ -296,7 +296,7 @@ fn serve(
 const READY: &str = "ready";
 
 /// The daemon's side: stdout is the pipe to the command that waits.
-fn serve_in_background(request: &Request, database: PathBuf) -> Outcome {
+fn serve_in_background(request: &Request, database: Zurl) -> Outcome {
     let log: Box<str> = request
         .options
         .log_file
@@ -365,11 +365,12 @@ fn start_daemon(request: &Request, mountpoint: &Path) -> Outcome {
 
 /// The exit code of a daemon that did not come to serve.
 fn code_of(error: &DaemonError) -> u8 {
+    use crate::store::any::AnyOpenError;
     use crate::store::file::OpenError;
     match error {
-        DaemonError::Open(OpenError::Permission { .. })
+        DaemonError::Open(AnyOpenError::File(OpenError::Permission { .. }))
         | DaemonError::Start(StartError::Mount(MountError::DevicePermission)) => 7,
-        DaemonError::Open(OpenError::Damaged { .. }) => 5,
+        DaemonError::Open(AnyOpenError::File(OpenError::Damaged { .. })) => 5,
         _ => 1,
     }
 }

@@ -1,41 +1,39 @@
 //! Objects for commands that look into a database: loaded one after the other, blocking. Nobody waits for them.
 
 use super::Failure;
+use crate::base::limit::RECORD_BYTES_MAX;
 use crate::base::{Oid, Rev, Tid};
 use crate::fs::cache::{AtHand, Cache, Kept, Own};
-use crate::store::LoadError;
-use crate::store::file::{FileOpts, FileStore, FileView};
+use crate::store::any::{AnyStore, AnyView};
 use crate::store::zurl::Zurl;
+use crate::store::{LoadError, Loaded};
 use crate::zodb::need::{Absent, Ask, Step};
 use crate::zodb::object::decode;
 use crate::zodb::{Object, ZodbError};
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The database file that an address names.
-pub(super) fn path_of(zurl: &str) -> Result<PathBuf, Failure> {
-    let Zurl::File(path) = Zurl::parse(zurl).map_err(|e| Failure::new(2, e))?;
-    Ok(path)
+/// What an address names.
+pub(super) fn parse(zurl: &str) -> Result<Zurl, Failure> {
+    Zurl::parse(zurl).map_err(|e| Failure::new(2, e))
 }
 
 /// The database that an address names, as of its last transaction.
-pub(super) fn open(zurl: &str) -> Result<FileView, Failure> {
-    let path = path_of(zurl)?;
-    let (_, view) = FileStore::open(&path, &FileOpts::default(), &mut |_, _| {})?;
+pub(super) fn open(zurl: &Zurl) -> Result<AnyView, Failure> {
+    let (_, view) = AnyStore::open(zurl, RECORD_BYTES_MAX, None, &mut |_, _| {})?;
     Ok(view)
 }
 
 /// Answers questions about a database as of one transaction.
 pub(super) struct Reader<'a> {
-    view: &'a FileView,
+    view: &'a AnyView,
     at: Tid,
     own: Own<()>,
 }
 
 impl<'a> Reader<'a> {
     /// As of `at`, which must not be above the view.
-    pub(super) fn new(view: &'a FileView, at: Tid) -> Self {
+    pub(super) fn new(view: &'a AnyView, at: Tid) -> Self {
         let own = Own::default();
         Self { view, at, own }
     }
@@ -57,9 +55,10 @@ impl<'a> Reader<'a> {
             if let Step::Done(value) = step(&mut Ask::new(&hand, &mut need))? {
                 return Ok(value);
             }
-            for oid in need {
-                let kept = self.load(oid);
-                self.own.insert(oid, kept);
+            let at = self.at;
+            let need = need.into_iter().map(|oid| (oid, at));
+            for (oid, _, loaded) in self.view.load_many(need) {
+                self.own.insert(oid, kept(oid, loaded));
             }
         }
     }
@@ -83,16 +82,34 @@ impl<'a> Reader<'a> {
         });
     }
 
+    /// The transaction that made an object what it is; `None` when there is none, or none that can be read.
+    pub(super) fn serial(&mut self, oid: Oid) -> Option<Tid> {
+        self.object(oid)?;
+        match self.own.get(&oid) {
+            Some(Kept::Object(_, serial)) => Some(*serial),
+            _ => None,
+        }
+    }
+
     fn load(&self, oid: Oid) -> Kept<()> {
-        match self.view.load(oid, self.at) {
-            Ok(loaded) => match decode(loaded.data) {
-                Ok(object) => Kept::Object(Arc::new(object), loaded.serial),
-                Err(error) => Kept::Broken(error),
-            },
-            Err(LoadError::NotYet) => Kept::Absent(Absent::NotYet),
-            Err(LoadError::Deleted { .. }) => Kept::Absent(Absent::Deleted),
-            // `zring check` tells what is wrong with a record that cannot be read, and where it lies.
-            Err(_) => Kept::Absent(Absent::NoObject),
+        kept(oid, self.view.load(oid, self.at))
+    }
+}
+
+fn kept(oid: Oid, loaded: Result<Loaded, LoadError>) -> Kept<()> {
+    match loaded {
+        Ok(loaded) => match decode(loaded.data) {
+            Ok(object) => Kept::Object(Arc::new(object), loaded.serial),
+            Err(error) => Kept::Broken(error),
+        },
+        Err(LoadError::NotYet) => Kept::Absent(Absent::NotYet),
+        Err(LoadError::Deleted { .. }) => Kept::Absent(Absent::Deleted),
+        Err(error) => {
+            // `zring check` tells what is wrong with a record that cannot be read, and where it lies; of a server nobody else does.
+            if !matches!(error, LoadError::NoObject | LoadError::Corrupt { .. }) {
+                eprintln!("zring: object {oid}: {error}");
+            }
+            Kept::Absent(Absent::NoObject)
         }
     }
 }

@@ -257,9 +257,7 @@ fn serve_logged(
     if has_secret(zurl) {
         log.warning("the database address holds a password, which everybody can see: it is an argument and the mount's source");
     }
-    // What stands behind the path is for who writes the database.
-    let address = zurl.split('?').next().unwrap_or(zurl);
-    let Zurl::File(database) = Zurl::parse(address)?;
+    let database = Zurl::parse_loosely(zurl)?;
     let _claim = place::claim(&path, zurl)?;
     let options = daemon::Options {
         zurl: zurl.to_owned(),

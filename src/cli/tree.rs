@@ -14,7 +14,7 @@ use super::args::{Args, Usage};
 use super::reader::{self, Reader};
 use super::{Failure, Outcome};
 use crate::base::{Oid, Tid};
-use crate::store::file::FileView;
+use crate::store::any::AnyView;
 use crate::zodb::btree::{Coverage, TreeRef};
 use crate::zodb::topology::{Growing, Shape, Topology, TopologyNode};
 use crate::zodb::{Entry, Family, Object, ZodbError};
@@ -64,7 +64,7 @@ pub(super) fn command(args: Args) -> Outcome {
     };
     let oid = Oid::parse(oid.to_string_lossy().as_bytes());
     let oid = oid.ok_or_else(|| Failure::new(2, anyhow!("an oid has 16 hex digits")))?;
-    let view = reader::open(&zurl.to_string_lossy())?;
+    let view = reader::open(&reader::parse(&zurl.to_string_lossy())?)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match diff {
         Some((one, two)) => {
@@ -98,7 +98,7 @@ fn tid(args: &mut lexopt::Parser) -> Result<Tid, lexopt::Error> {
         .parse_with(|text| Tid::parse(text.as_bytes()).ok_or("a tid has 16 hex digits"))
 }
 
-fn within(view: &FileView, at: Tid) -> Result<Tid, Failure> {
+fn within(view: &AnyView, at: Tid) -> Result<Tid, Failure> {
     if at > view.at() {
         return Err(anyhow!("{at} is beyond the last transaction, {}", view.at()).into());
     }
@@ -126,7 +126,7 @@ fn grow(reader: &mut Reader<'_>, tree: TreeRef) -> Result<Topology, ZodbError> {
     reader.run(|ask| growing.step(ask))
 }
 
-fn topology(view: &FileView, oid: Oid, at: Tid) -> Result<Topology, Failure> {
+fn topology(view: &AnyView, oid: Oid, at: Tid) -> Result<Topology, Failure> {
     let mut reader = Reader::new(view, at);
     let tree = tree_of(&mut reader, oid)
         .with_context(|| format!("{oid} @{at} is no big file, tree or block in chunks"))?;
@@ -157,7 +157,7 @@ fn graph(out: &mut impl Write, topology: &Topology) -> io::Result<()> {
 
 fn difference(
     out: &mut impl Write,
-    view: &FileView,
+    view: &AnyView,
     oid: Oid,
     (old_at, new_at): (Tid, Tid),
 ) -> Outcome {
@@ -172,10 +172,21 @@ fn difference(
     };
     let was = whole(&mut old, trees.0)?;
     let is = whole(&mut new, trees.1)?;
-    let mut changed = HashSet::new();
-    for past in view.history(old_at, new_at) {
-        changed.extend(past?.oids.iter().copied());
-    }
+    // Of a file, what its transactions say; of a server, what made each object.
+    let changed = match view {
+        AnyView::File(view) => {
+            let mut changed = HashSet::new();
+            for past in view.history(old_at, new_at) {
+                changed.extend(past?.oids.iter().copied());
+            }
+            Some(changed)
+        }
+        AnyView::Zeo(_) => None,
+    };
+    let changed = |new: &mut Reader<'_>, oid: Oid| match &changed {
+        Some(changed) => changed.contains(&oid),
+        None => new.serial(oid).is_none_or(|serial| serial > old_at),
+    };
     writeln!(out, "{oid} @{old_at} -> @{new_at}")?;
     if let (Some(Object::BigFile(a)), Some(Object::BigFile(b))) =
         (old.object(oid).as_deref(), new.object(oid).as_deref())
@@ -232,12 +243,13 @@ fn nodes(out: &mut impl Write, was: &Topology, is: &Topology) -> io::Result<()> 
 fn data_changed<'a>(
     (old, new): (&mut Reader<'a>, &mut Reader<'a>),
     entry: Entry,
-    changed: &HashSet<Oid>,
+    changed: &impl Fn(&mut Reader<'_>, Oid) -> bool,
 ) -> Result<bool, ZodbError> {
-    if changed.contains(&entry.oid) {
+    if changed(new, entry.oid) {
         return Ok(true);
     }
-    for reader in [old, new] {
+    for is_old in [true, false] {
+        let reader = if is_old { &mut *old } else { &mut *new };
         let Some(Object::Blk1 { chunktab }) = reader.object(entry.oid).as_deref().cloned() else {
             continue;
         };
@@ -249,15 +261,12 @@ fn data_changed<'a>(
                 family,
             },
         )?;
-        let mut below = chunks.nodes().map(|node| node.oid);
-        if below.any(|oid| changed.contains(&oid))
-            || chunks
-                .entries()
-                .any(|(_, chunk)| changed.contains(&chunk.oid))
-        {
+        let mut nodes = chunks.nodes().map(|node| node.oid);
+        let mut entries = chunks.entries().map(|(_, chunk)| chunk.oid);
+        if nodes.any(|oid| changed(new, oid)) || entries.any(|oid| changed(new, oid)) {
             return Ok(true);
         }
-        reader.drop_data();
+        new.drop_data();
     }
     Ok(false)
 }

@@ -438,7 +438,7 @@ impl FileService {
                     task.failed = true;
                     continue;
                 };
-                if task::worth_keeping(&kept) {
+                if self.is_worth_keeping(&kept) {
                     self.cache.insert(rev, oid, kept.clone());
                 }
                 // The cache may let go of it before the task is done.
@@ -455,6 +455,10 @@ impl FileService {
         let mut wants = std::mem::take(&mut self.wants);
         let task = self.tasks[id].as_mut().expect("the task is parked");
         let rev = task.rev;
+        if self.view.is_remote() {
+            // What lies in no file has no place: it is loaded.
+            wants.objects.append(&mut wants.places);
+        }
         wants.tidy();
         for list in [&mut wants.objects, &mut wants.places] {
             task.waiting += list.len();
@@ -500,7 +504,7 @@ impl FileService {
                 self.keep(rev, oid, fetched)
             };
             if let Ok(kept) = &kept
-                && task::worth_keeping(kept)
+                && self.is_worth_keeping(kept)
             {
                 self.cache.insert(rev, oid, kept.clone());
             }
@@ -521,6 +525,15 @@ impl FileService {
                 }
             }
         }
+    }
+
+    /// Whether an object is worth keeping between requests.
+    fn is_worth_keeping(&self, kept: &Kept<Extent>) -> bool {
+        let data_max = match self.view.is_remote() {
+            true => (limit::REMOTE_CACHE_BYTES / self.links.workers.len() / 2).max(4 << 20),
+            false => 0,
+        };
+        task::worth_keeping(kept, data_max)
     }
 
     /// What is to be known of an oid from what was loaded; an error is logged here and fails its tasks.

@@ -22,7 +22,9 @@ use crate::fs::tree::{Node, fixed};
 use crate::iso::Rules;
 use crate::kernel::mount::Connection;
 use crate::kernel::proc::{self, Waker};
-use crate::store::file::{Event, FileStore, FollowError, Poll, Tail};
+use crate::store::any::{AnyStore, Event, FollowError, Poll};
+use crate::store::file::Tail;
+use crate::store::zeo::Notice;
 use crossbeam_channel::{Receiver, Sender};
 use std::io;
 use std::sync::Arc;
@@ -41,7 +43,7 @@ const SUSPICIOUS: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Control {
     /// The database, which it owns.
-    pub store: FileStore,
+    pub store: AnyStore,
     /// Shared with all.
     pub shared: Arc<Shared>,
     /// The mount.
@@ -183,7 +185,9 @@ impl Work {
         if self.history.has_astray() && self.head.is_quiet() {
             self.let_go();
         }
-        if changed || self.look_at <= Instant::now() {
+        // What a server tells came with the messages.
+        let is_told = self.control.store.link().is_some();
+        if changed || is_told || self.look_at <= Instant::now() {
             let poll = self.control.store.poll();
             let wait = self.polled(poll);
             self.look_at = Instant::now() + wait;
@@ -244,6 +248,9 @@ impl Work {
             Err(error) => return self.trouble(&error),
         };
         self.troubled = None;
+        for notice in &poll.notices {
+            self.notice(notice);
+        }
         for event in poll.events {
             match event {
                 Event::Commit(commit) => {
@@ -298,6 +305,15 @@ impl Work {
         }
     }
 
+    /// Says how the server is.
+    fn notice(&self, notice: &Notice) {
+        let log = &self.control.shared.log;
+        match notice {
+            Notice::Back(_) => log.info(notice),
+            Notice::Lost(_) | Notice::Gap(_) | Notice::Flooded => log.warning(notice),
+        }
+    }
+
     fn next_look(&mut self, tail: Tail) -> Duration {
         if tail != Tail::Voted {
             self.voted = 0;
@@ -329,10 +345,7 @@ impl Work {
 
     /// Following failed: for good, or for now.
     fn trouble(&mut self, error: &FollowError) -> Duration {
-        let last = matches!(
-            error,
-            FollowError::WentBack { .. } | FollowError::Damaged { .. }
-        );
+        let last = error.is_final();
         if last || self.troubled.is_none() {
             let shared = &self.control.shared;
             match shared.is_drop_in {

@@ -19,7 +19,10 @@ use crate::iso::Rules;
 use crate::kernel::mount::{Connection, MountFlags, MountSpec};
 use crate::kernel::port::TransportKind;
 use crate::kernel::proc::{self, Waker};
-use crate::store::file::{FileOpts, FileStore, IndexFault, OpenError, Progress};
+use crate::store::any::{AnyOpenError, AnyStore};
+use crate::store::file::{IndexFault, Progress};
+use crate::store::zeo::Link;
+use crate::store::zurl::Zurl;
 use crate::wire::fuse::abi::init;
 use crossbeam_channel::unbounded;
 use std::io;
@@ -33,8 +36,8 @@ use std::time::{Duration, Instant};
 pub struct Options {
     /// As given by the user.
     pub zurl: String,
-    /// The FileStorage it names.
-    pub database: PathBuf,
+    /// The database it names.
+    pub database: Zurl,
     /// An absolute path without symbolic links.
     pub mountpoint: PathBuf,
     /// Which transport.
@@ -94,7 +97,7 @@ impl Ending {
 pub enum DaemonError {
     /// The database.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(#[from] AnyOpenError),
     /// The mount.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -125,10 +128,10 @@ pub fn run(
     progress: &mut Progress<'_>,
     ready: impl FnOnce(Serving),
 ) -> Result<(), DaemonError> {
-    let file_opts = FileOpts {
-        max_record: options.max_record,
-    };
-    let (store, view) = FileStore::open(&options.database, &file_opts, progress)?;
+    let control_waker = Waker::new().map_err(DaemonError::Resources)?;
+    let for_news = Some(control_waker.clone());
+    let (store, view) = AnyStore::open(&options.database, options.max_record, for_news, progress)?;
+    let link = store.link().cloned();
     let at = view.at();
     if let Some(fault) = store
         .index_fault()
@@ -139,7 +142,6 @@ pub fn run(
         ));
     }
     let (to_control, control_inbox) = unbounded();
-    let control_waker = Waker::new().map_err(DaemonError::Resources)?;
     let control = Mailbox::new(to_control, control_waker.clone());
     let (drops, drops_inbox) = unbounded();
     let (keeper, keeps_inbox) = unbounded();
@@ -164,6 +166,7 @@ pub fn run(
             debug: options.debug,
             trace: options.trace,
             is_drop_in: options.ending != Ending::Orderly,
+            upstream: link.clone(),
             log: log.clone(),
         }));
         let (senders, inboxes): (Vec<_>, Vec<_>) = seats
@@ -231,6 +234,7 @@ pub fn run(
         keeps_pages: running.session.flags & init::EXPLICIT_INVAL_DATA != 0,
     });
     let outcome = running.join();
+    link.iter().for_each(Link::close);
     control.send(ToControl::Stop);
     let _ = control_thread.join();
     drop(control);
@@ -310,6 +314,8 @@ const DETACHED: Duration = Duration::from_secs(2);
 fn stop_on_signal(connection: &Connection, shared: &Shared, workers: &[Mailbox<ToWorker>]) {
     proc::wait_for_stop(None);
     shared.stopping.store(true, Ordering::SeqCst);
+    // Whoever waits for a server gets an error now, and can let go of the mount.
+    shared.upstream.iter().for_each(Link::close);
     workers
         .iter()
         .for_each(|worker| worker.send(ToWorker::Shown));

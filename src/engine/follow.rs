@@ -23,14 +23,16 @@ const FEW: usize = 8;
 #[derive(Debug)]
 pub(super) struct Watch {
     inotify: Option<Inotify>,
-    paths: WatchPaths,
+    paths: Option<WatchPaths>,
 }
 
 impl Watch {
-    /// Watches a file and its directory; a system without inotify is looked at by time alone.
-    pub(super) fn new(paths: WatchPaths) -> Self {
+    /// Watches a file and its directory; a system without inotify is looked at by time alone. A server tells by itself.
+    pub(super) fn new(paths: Option<WatchPaths>) -> Self {
+        let init =
+            |_: &WatchPaths| Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
         let this = Self {
-            inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok(),
+            inotify: paths.as_ref().and_then(init),
             paths,
         };
         this.rearm();
@@ -39,12 +41,14 @@ impl Watch {
 
     /// Watches the names, and the file that has the name now.
     fn rearm(&self) {
-        let Some(inotify) = &self.inotify else { return };
+        let (Some(inotify), Some(paths)) = (&self.inotify, &self.paths) else {
+            return;
+        };
         let names =
             AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE;
         // The name may be missing for a moment during a pack; the directory tells when it is back.
-        let _ = inotify.add_watch(&self.paths.dir, names);
-        let _ = inotify.add_watch(&self.paths.file, AddWatchFlags::IN_MODIFY);
+        let _ = inotify.add_watch(&paths.dir, names);
+        let _ = inotify.add_watch(&paths.file, AddWatchFlags::IN_MODIFY);
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -9,12 +9,13 @@ use crate::fs::cache::Kept;
 use crate::fs::history;
 use crate::fs::states::Known;
 use crate::fs::track::Note;
-use crate::store::file::FileView;
+use crate::store::any::AnyView;
 use crate::store::{LoadError, Loaded};
 use crate::tail::States;
 use crate::zodb::need::{Absent, Lookup};
 use crate::zodb::object::decode_within;
 use crossbeam_channel::Receiver;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How long a change is remembered at least, if nobody needs it longer.
@@ -46,13 +47,13 @@ pub(super) fn old_before(head: Tid) -> Option<Tid> {
 pub(super) struct Source {
     notes: Vec<Receiver<Note>>,
     known: Known,
-    view: FileView,
+    view: AnyView,
     max_record: usize,
 }
 
 impl Source {
     /// One inbox for each worker; objects as of `view` and what was before.
-    pub(super) fn new(view: FileView, notes: Vec<Receiver<Note>>, max_record: usize) -> Self {
+    pub(super) fn new(view: AnyView, notes: Vec<Receiver<Note>>, max_record: usize) -> Self {
         Self {
             notes,
             known: Known::new(view.at(), limit::HISTORY_CACHE_BYTES),
@@ -62,7 +63,7 @@ impl Source {
     }
 
     /// The database goes on.
-    pub(super) fn show(&mut self, view: &FileView) {
+    pub(super) fn show(&mut self, view: &AnyView) {
         self.view = view.clone();
     }
 }
@@ -89,7 +90,34 @@ impl history::Source for Source {
     }
 
     fn load(&mut self, at: Tid, oid: Oid) -> Result<Kept<()>, Unloaded> {
-        Ok(match self.view.load(oid, at) {
+        let loaded = self.view.load(oid, at);
+        self.kept(at, oid, loaded)
+    }
+
+    /// All at once: from a server it takes as long as one.
+    fn bring(&mut self, need: &[(Tid, Oid)]) -> Result<(), Unloaded> {
+        let mut wanted = BTreeSet::new();
+        for &(at, oid) in need {
+            if matches!(self.get(at, oid), Lookup::Missing) {
+                wanted.insert((oid, self.known.state(at, oid)));
+            }
+        }
+        for (oid, at, loaded) in self.view.load_many(wanted) {
+            let kept = self.kept(at, oid, loaded)?;
+            self.known.put(at, oid, kept);
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    fn kept(
+        &self,
+        at: Tid,
+        oid: Oid,
+        loaded: Result<Loaded, LoadError>,
+    ) -> Result<Kept<()>, Unloaded> {
+        Ok(match loaded {
             Ok(Loaded { serial, data }) => match decode_within(data, self.max_record) {
                 Ok(object) => Kept::Object(Arc::new(object), serial),
                 Err(error) => Kept::Broken(error),

@@ -5,14 +5,18 @@
 //! Whoever needs an object that is in flight joins it (READ 4). A flight belongs to nobody: a caller that goes
 //! away takes nothing from the others.
 //!
-//! Loads coalesce within a worker. Across workers the page cache of the database file does it: two workers that
-//! miss the same bytes wait for the same pages.
+//! Objects of a server are asked for and come as messages: there is no flight, and nothing is at hand.
+//!
+//! Loads coalesce within a worker. Across workers the page cache of the database file does it, or the driver of the
+//! server: two workers that miss the same bytes wait for the same pages, or the same reply.
 
 use super::buffer;
 use crate::base::{Oid, Rev, Tid};
 use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::{Port, ReadDone};
-use crate::store::file::{Batch, FileView, Locate, Located, Read, ReadId, Run};
+use crate::store::any::AnyView;
+use crate::store::file::{Batch, Locate, Located, Read, ReadId, Run};
+use crate::store::zeo::{Came, Sink};
 use crate::store::{LoadError, Loaded};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -23,12 +27,15 @@ use std::sync::Arc;
 /// Loads records and finds places of records as of `at`, if the page cache of the database file has all of it; else false,
 /// and `out` means nothing. `near` is what was last read through this view: what a writer makes together lies together.
 pub(super) fn now(
-    view: &FileView,
+    view: &AnyView,
     at: Tid,
     (objects, places): (&[Oid], &[Oid]),
     near: &mut Option<Run>,
     out: &mut Vec<(Oid, Fetched)>,
 ) -> bool {
+    let AnyView::File(view) = view else {
+        return false;
+    };
     if !objects.is_empty() {
         let objects = objects.iter().copied();
         let batch = match near.as_ref() {
@@ -156,8 +163,10 @@ enum Purpose {
 }
 
 /// All loads of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Loading {
+    /// Where a server's objects go.
+    sink: Arc<dyn Sink>,
     flights: Vec<Option<Flight>>,
     purposes: Vec<Option<Purpose>>,
     waiting: FxHashMap<(Rev, Oid), Waiting>,
@@ -172,6 +181,16 @@ fn free_place<T>(table: &mut Vec<Option<T>>) -> usize {
 }
 
 impl Loading {
+    /// None; a server's objects will go to `sink`.
+    pub(super) fn new(sink: Arc<dyn Sink>) -> Self {
+        Self {
+            sink,
+            flights: Vec::new(),
+            purposes: Vec::new(),
+            waiting: FxHashMap::default(),
+        }
+    }
+
     /// Whether anybody waits for anything.
     pub(super) fn is_busy(&self) -> bool {
         !self.waiting.is_empty()
@@ -188,10 +207,14 @@ impl Loading {
     pub(super) fn objects(
         &mut self,
         port: &mut Port,
-        (rev, at, view): (Rev, Tid, &FileView),
+        (rev, at, view): (Rev, Tid, &AnyView),
         oids: &[Oid],
         out: &mut Vec<Delivery>,
     ) {
+        let view = match view {
+            AnyView::File(view) => view,
+            AnyView::Zeo(view) => return view.ask(rev, at, oids, &self.sink),
+        };
         let plan = Plan::Objects(view.batch(at, oids.iter().copied()));
         self.start(
             port,
@@ -208,10 +231,13 @@ impl Loading {
     pub(super) fn places(
         &mut self,
         port: &mut Port,
-        (rev, at, view): (Rev, Tid, &FileView),
+        (rev, at, view): (Rev, Tid, &AnyView),
         oids: &[Oid],
         out: &mut Vec<Delivery>,
     ) {
+        let AnyView::File(view) = view else {
+            unreachable!("BUG: places of what lies in no file");
+        };
         let plan = Plan::Places(view.locate(at, oids.iter().copied()));
         self.start(
             port,
@@ -262,6 +288,20 @@ impl Loading {
         }
         if flight.open_reads == 0 {
             self.flights[index] = None;
+        }
+    }
+
+    /// Objects of a server came.
+    pub(super) fn came(&mut self, came: Vec<Came>, out: &mut Vec<Delivery>) {
+        for Came { rev, oid, loaded } in came {
+            let Waiting { tasks, stale } = self.waiting.remove(&(rev, oid)).unwrap_or_default();
+            out.push(Delivery {
+                rev,
+                oid,
+                fetched: Fetched::Object(loaded),
+                stale,
+                tasks,
+            });
         }
     }
 

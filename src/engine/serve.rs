@@ -25,7 +25,8 @@ use crate::fs::tree::{self, FileNode, Node};
 use crate::kernel::mount::Connection;
 use crate::kernel::notify::{self, Told};
 use crate::kernel::port::{Held, Port, ReadDone};
-use crate::store::file::FileView;
+use crate::store::any::AnyView;
+use crate::store::zeo::{Came, Sink};
 use crate::wire::fuse::notify::{self as notices, RetrieveId, RetrieveLen};
 use crate::wire::fuse::reply;
 use crate::wire::fuse::request::{self, Op};
@@ -61,13 +62,28 @@ pub struct Links {
     pub connection: Arc<Connection>,
 }
 
-/// A worker's share of the bounds.
-fn new_cache(head: Tid, workers: usize) -> Cache<Extent> {
+/// A worker's share of the bounds. What comes from a server is worth keeping, block data included: readers ask for a block in
+/// many pieces.
+fn new_cache(head: Tid, is_remote: bool, workers: usize) -> Cache<Extent> {
+    let block_bytes = match is_remote {
+        true => limit::REMOTE_CACHE_BYTES,
+        false => limit::BLOCK_CACHE_BYTES,
+    };
     Cache::new(
         head,
         limit::TABLE_CACHE_BYTES / workers,
-        limit::BLOCK_CACHE_BYTES / workers,
+        block_bytes / workers,
     )
+}
+
+/// What a worker asked of a server comes as a message.
+#[derive(Debug)]
+struct ToOwnInbox(Mailbox<ToWorker>);
+
+impl Sink for ToOwnInbox {
+    fn came(&self, loads: Vec<Came>) {
+        self.0.send(ToWorker::Loaded(loads));
+    }
 }
 
 /// See the module.
@@ -80,7 +96,7 @@ pub struct FileService {
     pub(super) at: Tid,
     /// Number of that state.
     pub(super) taken: u64,
-    pub(super) view: FileView,
+    pub(super) view: AnyView,
     pub(super) files: FxHashMap<NodeId, Arc<FileNode>>,
     pub(super) infos: FxHashMap<NodeId, Info>,
     pub(super) cache: Cache<Extent>,
@@ -117,8 +133,9 @@ pub struct FileService {
 
 impl FileService {
     /// The service of worker `index`, answering from `view`.
-    pub fn new(index: usize, shared: Arc<Shared>, links: Links, view: FileView) -> Self {
-        let cache = new_cache(view.at(), links.workers.len());
+    pub fn new(index: usize, shared: Arc<Shared>, links: Links, view: AnyView) -> Self {
+        let cache = new_cache(view.at(), view.is_remote(), links.workers.len());
+        let sink = Arc::new(ToOwnInbox(links.workers[index].clone()));
         Self {
             index,
             links,
@@ -131,7 +148,7 @@ impl FileService {
             depends: Depends::default(),
             noted: FxHashMap::default(),
             trail: Trail::default(),
-            loading: Loading::default(),
+            loading: Loading::new(sink),
             tasks: Vec::new(),
             free: Vec::new(),
             ready: Vec::new(),
@@ -206,7 +223,8 @@ impl FileService {
         while self.shared.is_newer(self.taken) {
             let (states, is_gap) = self.shared.since(self.taken);
             if is_gap {
-                self.cache = new_cache(self.at, self.links.workers.len());
+                let is_remote = self.view.is_remote();
+                self.cache = new_cache(self.at, is_remote, self.links.workers.len());
                 self.noted.clear();
                 self.drop_views(None);
             }
@@ -227,7 +245,8 @@ impl FileService {
         match oids {
             Some(oids) => self.cache.advance(published.tid, oids),
             None => {
-                self.cache = new_cache(published.tid, self.links.workers.len());
+                let is_remote = self.view.is_remote();
+                self.cache = new_cache(published.tid, is_remote, self.links.workers.len());
                 self.noted.clear();
             }
         }
@@ -273,7 +292,7 @@ impl FileService {
     }
 
     /// Reads from another file from now on, unless the one at hand is newer still.
-    fn switch_file(&mut self, view: &FileView) {
+    fn switch_file(&mut self, view: &AnyView) {
         if view.generation() >= self.view.generation() {
             self.view = view.clone();
         }
@@ -481,6 +500,17 @@ impl FileService {
     }
 }
 
+impl FileService {
+    /// What was asked of a server came.
+    fn loaded(&mut self, port: &mut Port, came: Vec<Came>) {
+        let mut deliveries = std::mem::take(&mut self.deliveries);
+        self.loading.came(came, &mut deliveries);
+        self.settle(&mut deliveries);
+        self.deliveries = deliveries;
+        self.run_ready(port);
+    }
+}
+
 impl Service for FileService {
     fn request(&mut self, port: &mut Port, held: Held) {
         // Another worker may have told the kernel of the new size already: a READ up to there has to find the new blocks.
@@ -579,6 +609,7 @@ impl Service for FileService {
             match message {
                 ToWorker::Look => {} // every worker looks for a new state when it wakes
                 ToWorker::Switched(view) => self.switch_file(&view),
+                ToWorker::Loaded(came) => self.loaded(port, came),
                 ToWorker::Shown => {
                     self.wake_future(port);
                     self.wake_zhead(port);

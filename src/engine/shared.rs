@@ -35,7 +35,8 @@ use crate::fs::tree::Tree;
 use crate::iso::Uid;
 use crate::iso::quota::Admitted;
 use crate::kernel::proc::Waker;
-use crate::store::file::FileView;
+use crate::store::any::AnyView;
+use crate::store::zeo::{Came, Health, Link};
 use crate::wire::fuse::notify::RetrieveId;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -100,6 +101,8 @@ pub struct Shared {
     pub trace: bool,
     /// A database that cannot be followed ends the daemon.
     pub is_drop_in: bool,
+    /// The way to the server of the database.
+    pub upstream: Option<Link>,
     /// Where lines go.
     pub log: Log,
 }
@@ -184,6 +187,8 @@ pub struct Setup {
     pub trace: bool,
     /// Whether a database that cannot be followed ends the daemon.
     pub is_drop_in: bool,
+    /// The way to the server of the database, if it has one.
+    pub upstream: Option<Link>,
     /// Where lines go.
     pub log: Log,
 }
@@ -220,6 +225,7 @@ impl Shared {
             presence: Presence::default(),
             trace: setup.trace,
             is_drop_in: setup.is_drop_in,
+            upstream: setup.upstream,
             log: setup.log,
         }
     }
@@ -369,8 +375,18 @@ impl Shared {
             ("wayout", self.ways_out.load(Ordering::Relaxed)),
             ("decode_rejected", self.sum(|c| &c.rejected)),
         ];
+        // Of a server alone: 0 frozen, 1 catching up, 2 serving; and how often it was connected to.
+        let upstream = self.upstream.iter().flat_map(|link| {
+            let health = match link.health() {
+                Health::Frozen => 0,
+                Health::CatchingUp => 1,
+                Health::Serving => 2,
+            };
+            [("Upstream", health), ("connect", link.connections())]
+        });
         lines
-            .iter()
+            .into_iter()
+            .chain(upstream)
             .map(|(name, value)| format!("{name}\t: {value}\n"))
             .collect()
     }
@@ -388,16 +404,18 @@ pub struct Published {
     /// Files that the history starts anew with: whatever is read of them has to be noted again.
     pub anew: Vec<NodeId>,
     /// The database as of it.
-    pub view: FileView,
+    pub view: AnyView,
 }
 
 /// To a worker.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum ToWorker {
     /// There is a new state.
     Look,
     /// The same database, read from another file.
-    Switched(FileView),
+    Switched(AnyView),
+    /// Objects that were asked of a server.
+    Loaded(Vec<Came>),
     /// `head/at` moved: parked look-ups may go on.
     Shown,
     /// The caller of a request was signalled.

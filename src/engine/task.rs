@@ -291,14 +291,15 @@ fn fill_raw(
     }
 }
 
-/// Whether an object is worth keeping between requests: all but the bytes of blocks, which the page cache has.
-pub(super) fn worth_keeping(kept: &Kept<Extent>) -> bool {
+/// Whether an object is worth keeping between requests: all but the bytes of blocks, which the page cache has. Of a server,
+/// blocks up to `data_max` bytes are.
+pub(super) fn worth_keeping(kept: &Kept<Extent>, data_max: usize) -> bool {
     use crate::zodb::Object;
     match kept {
-        Kept::Object(object, _) => {
-            !matches!(**object, Object::Blk0(_) | Object::Data(_))
-                && object.cost() < limit::BLOCK_CACHE_BYTES / 8
-        }
+        Kept::Object(object, _) => match **object {
+            Object::Blk0(_) | Object::Data(_) => object.cost() < data_max,
+            _ => object.cost() < limit::BLOCK_CACHE_BYTES / 8,
+        },
         Kept::Raw(..) => true,
         Kept::Broken(_) | Kept::Absent(_) | Kept::Opaque => false,
     }

@@ -13,12 +13,15 @@
 //!
 //! Positions, connections and the like never leave a back end; errors are typed, and say which object.
 
+pub mod any;
 pub mod file;
 pub mod normal;
+pub mod zeo;
 pub mod zurl;
 
 use crate::base::{Oid, Tid};
 use crate::wire::fs1::Fault;
+use crate::wire::zeo::Refusal;
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
@@ -110,6 +113,21 @@ pub enum LoadError {
         /// Bytes allowed.
         max: usize,
     },
+    /// The server refuses it.
+    #[error("the server refuses it: {0}")]
+    Refused(Refusal),
+    /// No answer in time.
+    #[error("the server did not give it in time")]
+    Late,
+    /// Too many loads wait already.
+    #[error("too many loads wait for the server")]
+    Busy,
+    /// The database is another one now, or went back in time.
+    #[error("the server's database is no longer the one that this state is of")]
+    Moved,
+    /// The daemon is being stopped.
+    #[error("the connection to the server is closed")]
+    Closed,
     /// Reading failed.
     #[error("reading at position {pos} failed")]
     Io {

@@ -122,7 +122,7 @@ fn normalise_neo(parts: &mut Parts) {
 }
 
 /// A form value to text.
-fn decoded(text: &str) -> String {
+pub(super) fn decoded(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

@@ -1,8 +1,14 @@
 //! The address of a database, as given on the command line or in a configuration.
 //!
-//! `file:///abs/path` or `file://relative`, with options behind `?` that concern a writer and are passed over.
-//! The path is taken as it stands. Everything else is refused with a sentence that says what would be right.
+//! * `file:///abs/path` or `file://relative`; the path is taken as it stands.
+//! * `zeo://host:port?storage=NAME`, `zeo:///path/to/socket`. The port is 9991, the host `localhost` and the storage `1` where they
+//!   are not said; a host that has colons stands in `[]`.
+//!
+//! Options behind `?` that concern a writer or the application are passed over. Everything else is refused with a sentence that
+//! says what would be right. An address is no place for a password: it is seen in lists of processes and mounts.
 
+use super::normal;
+use super::zeo::{Address, Server};
 use std::path::PathBuf;
 
 /// The database that an address names.
@@ -10,6 +16,8 @@ use std::path::PathBuf;
 pub enum Zurl {
     /// A FileStorage.
     File(PathBuf),
+    /// A storage of a ZEO server.
+    Zeo(Server),
 }
 
 /// Why an address is refused.
@@ -19,18 +27,38 @@ pub enum ZurlError {
     #[error("{0:?} is not a database address; did you mean file://{0} ?")]
     NoScheme(Box<str>),
     /// A scheme for which there is no store.
-    #[error("{0}: databases are not supported yet; supported: file://<path to Data.fs>")]
+    #[error(
+        "{0}: databases are not supported yet; supported: file://<path to Data.fs>, zeo://<host>:<port>"
+    )]
     Scheme(Box<str>),
     /// No path.
     #[error("a file:// address needs a path: file:///dir/Data.fs")]
     NoPath,
     /// An option that means nothing.
-    #[error("option {0:?} is unknown for file:// addresses")]
-    Option(Box<str>),
+    #[error("option {0:?} is unknown for {1}:// addresses")]
+    Option(Box<str>, &'static str),
+    /// A password.
+    #[error(
+        "a password in a database address is seen by everybody who lists processes or mounts, and ZEO servers take none: leave \
+         it out (a bare user name is allowed)"
+    )]
+    Secret,
+    /// Neither a host and a port, nor a path.
+    #[error("{0:?} is not a server: zeo://host:port, zeo://[::1]:port or zeo:///path/to/socket")]
+    Server(Box<str>),
+    /// Something behind a host and its port.
+    #[error("a zeo:// address with a host has no path: {0:?}")]
+    Path(Box<str>),
 }
 
-/// Options of `file://` that say how a writer opens it, or configure the application: accepted, without effect.
-const FILE_OPTIONS: [&str; 22] = [
+/// Options that say how a writer opens a database, or configure the application: accepted, without effect.
+const OTHERS_OPTIONS: [&str; 28] = [
+    "server_sync",
+    "wait_for_server_on_startup",
+    "min_disconnect_poll",
+    "max_disconnect_poll",
+    "disconnect_poll",
+    "debug",
     "create",
     "read_only",
     "quota",
@@ -55,11 +83,30 @@ const FILE_OPTIONS: [&str; 22] = [
     "packer",
 ];
 /// Beginnings of further such options.
-const FILE_OPTION_PREFIXES: [&str; 3] = ["connection_", "blob_", "cache_"];
+const OTHERS_OPTION_PREFIXES: [&str; 3] = ["connection_", "blob_", "cache_"];
+
+/// What a client that names no port means.
+const ZEO_PORT: u16 = 9991;
 
 impl Zurl {
     /// Parses an address.
+    ///
+    /// # Errors
+    /// It names nothing that can be opened, or tells a secret.
     pub fn parse(text: &str) -> Result<Self, ZurlError> {
+        Self::read(text, true)
+    }
+
+    /// The same for a server that takes the place of another: options that mean nothing are passed over, and so is a password,
+    /// which is out already.
+    ///
+    /// # Errors
+    /// It names nothing that can be opened.
+    pub fn parse_loosely(text: &str) -> Result<Self, ZurlError> {
+        Self::read(text, false)
+    }
+
+    fn read(text: &str, is_strict: bool) -> Result<Self, ZurlError> {
         // demo:(...)/(...) has no slashes behind its scheme, but addresses inside.
         if text.starts_with("demo:") {
             return Err(ZurlError::Scheme("demo".into()));
@@ -67,23 +114,75 @@ impl Zurl {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(ZurlError::NoScheme(text.into()));
         };
-        if !scheme.eq_ignore_ascii_case("file") {
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let options = query.split('&').filter(|o| !o.is_empty());
+        let options = options.map(|option| option.split_once('=').unwrap_or((option, "")));
+        let check = |scheme| {
+            let unknown = options.clone().find(|(name, _)| !is_others(name));
+            match unknown {
+                Some((name, _)) if is_strict => Err(ZurlError::Option(name.into(), scheme)),
+                _ => Ok(()),
+            }
+        };
+        if scheme.eq_ignore_ascii_case("file") {
+            if rest.is_empty() {
+                return Err(ZurlError::NoPath);
+            }
+            check("file")?;
+            return Ok(Self::File(rest.into()));
+        }
+        if !scheme.eq_ignore_ascii_case("zeo") {
             return Err(ZurlError::Scheme(scheme.into()));
         }
-        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        if path.is_empty() {
-            return Err(ZurlError::NoPath);
+        check("zeo")?;
+        let (user, place) = match rest.split_once('/') {
+            Some((authority, _)) => authority.rsplit_once('@').unwrap_or(("", authority)),
+            None => rest.rsplit_once('@').unwrap_or(("", rest)),
+        };
+        let tells = options.clone().any(|(name, _)| name == "password") || user.contains(':');
+        if is_strict && tells {
+            return Err(ZurlError::Secret);
         }
-        for option in query.split('&').filter(|o| !o.is_empty()) {
-            let name = option.split_once('=').map_or(option, |(name, _)| name);
-            let known = FILE_OPTIONS.contains(&name)
-                || FILE_OPTION_PREFIXES.iter().any(|p| name.starts_with(p));
-            if !known {
-                return Err(ZurlError::Option(name.into()));
-            }
-        }
-        Ok(Self::File(path.into()))
+        let storage = options
+            .rev()
+            .find(|(name, value)| *name == "storage" && !value.is_empty());
+        let storage = storage.map_or_else(|| "1".to_owned(), |(_, value)| normal::decoded(value));
+        let address = match rest.split_once('/') {
+            Some(("", path)) if !path.is_empty() => Address::Unix(format!("/{path}").into()),
+            Some((_, path)) if !path.is_empty() => return Err(ZurlError::Path(path.into())),
+            _ => server(place).ok_or_else(|| ZurlError::Server(place.into()))?,
+        };
+        Ok(Self::Zeo(Server { address, storage }))
     }
+}
+
+fn is_others(name: &str) -> bool {
+    OTHERS_OPTIONS.contains(&name) || OTHERS_OPTION_PREFIXES.iter().any(|p| name.starts_with(p))
+}
+
+/// `host`, `host:port`, `[::1]:port`, `:port`.
+fn server(place: &str) -> Option<Address> {
+    let (host, port) = match place.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            (
+                host,
+                port.strip_prefix(':').or(port.is_empty().then_some("")),
+            )
+        }
+        None => match place.split_once(':') {
+            Some((host, port)) if !port.contains([':', ',']) => (host, Some(port)),
+            Some(_) => return None,
+            None => (place, Some("")),
+        },
+    };
+    let port = match port? {
+        "" => ZEO_PORT,
+        port => port.parse().ok().filter(|&port| port != 0)?,
+    };
+    let host = if host.is_empty() { "localhost" } else { host };
+    let is_plain = |c: char| !c.is_whitespace() && !"[]@,/".contains(c);
+    (host.chars().all(is_plain)).then(|| Address::Tcp(host.to_owned(), port))
 }
 
 #[cfg(test)]
@@ -108,13 +207,54 @@ mod tests {
     }
 
     #[test]
+    fn zeo_addresses_name_a_server_and_its_storage() {
+        let tcp = |host: &str, port| Address::Tcp(host.to_owned(), port);
+        for (text, address, storage) in [
+            ("zeo://db:8100", tcp("db", 8100), "1"),
+            ("zeo://db", tcp("db", 9991), "1"),
+            ("zeo://db:", tcp("db", 9991), "1"),
+            ("zeo://db/", tcp("db", 9991), "1"),
+            ("zeo://:8100?storage=main", tcp("localhost", 8100), "main"),
+            ("ZEO://[::1]:8100", tcp("::1", 8100), "1"),
+            ("zeo://[::1]", tcp("::1", 9991), "1"),
+            ("zeo://reader@db:8100", tcp("db", 8100), "1"),
+            (
+                "zeo://db:1?storage=a%20b&wait=1&cache_size=9",
+                tcp("db", 1),
+                "a b",
+            ),
+            ("zeo://db:1?storage=", tcp("db", 1), "1"),
+            (
+                "zeo:///run/zeo.sock?storage=x",
+                Address::Unix("/run/zeo.sock".into()),
+                "x",
+            ),
+        ] {
+            let storage = storage.to_owned();
+            let server = Server { address, storage };
+            assert_eq!(Zurl::parse(text), Ok(Zurl::Zeo(server)), "{text}");
+        }
+        let loosely = Zurl::parse_loosely("zeo://u:p@db:1?new_option=3");
+        assert_eq!(loosely, Zurl::parse("zeo://db:1"));
+        assert_eq!(
+            Zurl::parse_loosely("file:///x?creat=1"),
+            Ok(Zurl::File("/x".into()))
+        );
+    }
+
+    #[test]
     fn everything_else_is_refused_with_advice() {
         for (text, message) in [
             ("/srv/Data.fs", "did you mean file:///srv/Data.fs ?"),
-            (
-                "zeo://localhost:9991",
-                "zeo: databases are not supported yet",
-            ),
+            ("zeo://h:1,g:2", "\"h:1,g:2\" is not a server"),
+            ("zeo://h:x", "is not a server"),
+            ("zeo://::1", "is not a server"),
+            ("zeo://[::1", "is not a server"),
+            ("zeo://h:0", "is not a server"),
+            ("zeo://h:1/db", "has no path: \"db\""),
+            ("zeo://h:1?storages=2", "\"storages\" is unknown for zeo://"),
+            ("zeo://u:p@h:1", "a password in a database address"),
+            ("zeo://h:1?password=x", "a password in a database address"),
             ("neos://c@h:1", "supported: file://"),
             ("demo:(file://a)/(file://b)", "demo: databases are not"),
             ("file://", "needs a path"),

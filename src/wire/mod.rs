@@ -7,3 +7,4 @@ pub mod fs1;
 pub mod fuse;
 pub mod pickle;
 pub mod watch;
+pub mod zeo;

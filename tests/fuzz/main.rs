@@ -19,3 +19,4 @@ mod object;
 mod pickle;
 mod samples;
 mod walk;
+mod zeo;

@@ -47,6 +47,13 @@ impl Writer {
         values(&text, "tid")
     }
 
+    /// Waits for its own end, which `--count` gives it; tids in the log, oldest first.
+    pub(crate) fn finish(self) -> Vec<String> {
+        let log = self.log.clone();
+        self.process.wait(SHORT).good();
+        values(&std::fs::read_to_string(log).unwrap(), "tid")
+    }
+
     /// Ends it and gives the log.
     pub(crate) fn stop(self) -> PathBuf {
         self.process.signal(Signal::SIGTERM);
@@ -56,7 +63,7 @@ impl Writer {
 }
 
 /// Two readers beside the writer, one by pread and one by mmap, until the writer's log stands still.
-fn followed(rig: &Rig, mount: &Mount<'_>, writer: Writer, seconds: u64) -> PathBuf {
+pub(crate) fn followed(rig: &Rig, mount: &Mount<'_>, writer: Writer, seconds: u64) -> PathBuf {
     let before = writer.commits();
     // In a long run the disk of a busy machine stands still for longer once.
     let patience = (seconds / 30).clamp(3, 15).to_string();

@@ -47,5 +47,6 @@ mod tree;
 mod user;
 mod warm;
 mod watch;
+mod zeo;
 
 pub(crate) use transport::on_each_transport;

@@ -31,7 +31,7 @@ mod tests;
 pub use error::PickleError;
 pub use plain::plain;
 pub use raw::{RAW_PREFIX_BYTES, RawBytes, raw_bytes};
-pub use record::{Class, read_class, read_record};
+pub use record::{Class, read_class, read_record, read_value};
 pub use value::{
     Blob, ClassName, GlobalId, InertRef, Items, ListId, Record, Span, Value, ValueKind,
 };

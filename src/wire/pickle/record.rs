@@ -53,6 +53,25 @@ pub fn read_record(record: &Bytes) -> Result<Record, PickleError> {
     })
 }
 
+/// Reads a message that is one pickle, whole; it has no class.
+pub fn read_value(message: &Bytes) -> Result<Record, PickleError> {
+    check_len(message)?;
+    let mut machine = Machine::new(message);
+    let state = machine.run()?;
+    if machine.pos() != message.len() {
+        return Err(PickleError::Trailing { at: machine.pos() });
+    }
+    let mut heap = machine.heap;
+    let made = Bytes::from(std::mem::take(&mut heap.made));
+    Ok(Record {
+        bytes: message.clone(),
+        made,
+        heap,
+        class: None,
+        state,
+    })
+}
+
 /// A class stands alone or first of two, the second being arguments of its constructor; or its name does.
 fn class_span(machine: &Machine<'_>, class: Value) -> Option<ClassSpan> {
     match class {

@@ -272,6 +272,12 @@ impl Record {
         std::str::from_utf8(span.of(&self.bytes)).ok()
     }
 
+    /// The same as it stands, not copied.
+    pub fn text_bytes(&self, span: Span) -> Bytes {
+        let start = span.start as usize;
+        self.bytes.slice(start..start + span.len as usize)
+    }
+
     /// Name of a class.
     pub fn global(&self, id: GlobalId) -> ClassName<'_> {
         self.heap.global(id).of(&self.bytes)

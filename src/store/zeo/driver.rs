@@ -1,0 +1,282 @@
+//! The thread of a server: carries bytes between its stream and [`Session`], and what comes of them to who waits for it.
+//!
+//! It waits in one place, poll(2), for the stream, for orders, and for the session's next deadline. Whatever happens in one turn
+//! goes to each sink in one piece, so that a worker is woken once for many objects.
+
+use super::dial::{self, DialError, Server};
+use super::link::{Came, Health, Order, Sink, Status, Wanted};
+use super::session::{Event, Opts, Session};
+use super::store::{Happened, Inbox};
+use super::{Trouble, Why};
+use crate::base::Rev;
+use crate::kernel::proc::{self, Waker};
+use crate::kernel::socket::{self, Stream};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Read at once.
+const READ_BYTES: usize = 256 << 10;
+/// Read in one turn, before what came is handed out and orders are looked at again.
+const TURN_BYTES: usize = 1 << 20;
+
+/// Who waits for an object.
+struct Waiter {
+    rev: Rev,
+    sink: Arc<dyn Sink>,
+}
+
+/// What the driver works with.
+pub(super) struct Driver {
+    pub(super) server: Server,
+    pub(super) orders: Receiver<Order>,
+    pub(super) waker: Waker,
+    pub(super) status: Arc<Status>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) max_record: usize,
+}
+
+type Dialed = Result<Stream, DialError>;
+
+struct Work {
+    driver: Driver,
+    session: Session<Waiter>,
+    stream: Option<Stream>,
+    /// Streams that were asked for; one thread at a time makes them.
+    dialed: (Sender<Dialed>, Receiver<Dialed>),
+    is_dialing: bool,
+    /// What came in this turn, by whom it is for.
+    came: Vec<(Arc<dyn Sink>, Vec<Came>)>,
+    buf: Vec<u8>,
+}
+
+impl Driver {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system has no room for one.
+    pub(super) fn start(self) -> io::Result<()> {
+        let now = Instant::now();
+        let opts = Opts {
+            storage: self.server.storage.clone(),
+            max_record: self.max_record,
+            seed: seed(),
+        };
+        let mut work = Work {
+            session: Session::new(opts, now),
+            driver: self,
+            stream: None,
+            dialed: bounded(1),
+            is_dialing: false,
+            came: Vec::new(),
+            buf: vec![0; READ_BYTES],
+        };
+        proc::spawn("zring-zeo", move || while work.turn() {})?;
+        Ok(())
+    }
+}
+
+/// A number that another client hardly has.
+fn seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let nanos = since.map_or(0, |since| u64::from(since.subsec_nanos()));
+    nanos ^ u64::from(std::process::id()).rotate_left(32)
+}
+
+impl Work {
+    /// Waits, and does what there is to be done; false to end.
+    fn turn(&mut self) -> bool {
+        let timeout = self.session.timeout();
+        let timeout = timeout.map(|at| at.saturating_duration_since(Instant::now()));
+        let writes = !self.session.outgoing().is_empty();
+        let stream = self.stream.as_ref().map(|stream| (stream.as_fd(), writes));
+        if socket::wait(&self.driver.waker, stream, timeout).is_err() {
+            self.session.end(Why::Closed);
+        }
+        let goes_on = self.take_orders();
+        let now = Instant::now();
+        self.take_dialed(now);
+        self.read();
+        self.session.tick(Instant::now());
+        if self.session.dial(now) {
+            self.start_dialing();
+        }
+        self.write();
+        self.tell();
+        goes_on
+    }
+
+    fn take_orders(&mut self) -> bool {
+        let now = Instant::now();
+        while let Ok(order) = self.driver.orders.try_recv() {
+            let Order::Load(wanted) = order else {
+                self.session.end(Why::Closed);
+                self.stream = None;
+                // Orders that came meanwhile are answered; later ones are refused by the channel.
+                while let Ok(order) = self.driver.orders.try_recv() {
+                    if let Order::Load(wanted) = order {
+                        self.want(now, wanted);
+                    }
+                }
+                return false;
+            };
+            self.want(now, wanted);
+        }
+        true
+    }
+
+    fn want(&mut self, now: Instant, wanted: Wanted) {
+        let Wanted {
+            generation,
+            rev,
+            at,
+            oids,
+            sink,
+        } = wanted;
+        for oid in oids {
+            let waiter = Waiter {
+                rev,
+                sink: Arc::clone(&sink),
+            };
+            self.session.load(now, generation, (oid, at), waiter);
+        }
+    }
+
+    fn start_dialing(&mut self) {
+        // One that hangs in the resolver is not helped by another.
+        if self.is_dialing {
+            return;
+        }
+        let (address, sender) = (self.driver.server.address.clone(), self.dialed.0.clone());
+        let waker = self.driver.waker.clone();
+        let spawned = proc::spawn("zring-dial", move || {
+            let _ = sender.send(dial::dial(&address));
+            waker.wake();
+        });
+        match spawned {
+            Ok(_) => self.is_dialing = true,
+            Err(error) => self.session.lost(Instant::now(), Trouble::Stream(error)),
+        }
+    }
+
+    fn take_dialed(&mut self, now: Instant) {
+        let Ok(dialed) = self.dialed.1.try_recv() else {
+            return;
+        };
+        self.is_dialing = false;
+        if !self.session.is_dialing() {
+            return; // it took too long
+        }
+        match dialed {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                self.session.dialed(now);
+            }
+            Err(error) => self.session.lost(now, Trouble::Dial(error)),
+        }
+    }
+
+    fn read(&mut self) {
+        let mut total = 0;
+        while total < TURN_BYTES
+            && let Some(stream) = &mut self.stream
+        {
+            let trouble = match stream.read(&mut self.buf) {
+                Ok(0) => Trouble::Closed,
+                Ok(n) => {
+                    total += n;
+                    self.session.received(Instant::now(), &self.buf[..n]);
+                    self.settle();
+                    // Less than asked for: nothing more is there.
+                    if n < self.buf.len() {
+                        return;
+                    }
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => Trouble::Stream(error),
+            };
+            self.session.lost(Instant::now(), trouble);
+            self.settle();
+        }
+    }
+
+    fn write(&mut self) {
+        while let Some(stream) = &mut self.stream {
+            let out = self.session.outgoing();
+            if out.is_empty() {
+                return;
+            }
+            match stream.write(out) {
+                Ok(n) => {
+                    out.drain(..n);
+                    self.session.sent(Instant::now(), n);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.session.lost(Instant::now(), Trouble::Stream(error));
+                    self.settle();
+                }
+            }
+        }
+    }
+
+    /// Takes what the session has to say.
+    fn settle(&mut self) {
+        while let Some(event) = self.session.next_event() {
+            let happened = match event {
+                Event::Done((oid, _), Waiter { rev, sink }, loaded) => {
+                    let loaded = loaded.map_err(|why| why.error(self.driver.max_record));
+                    self.give(sink, Came { rev, oid, loaded });
+                    continue;
+                }
+                Event::Lost(trouble) => {
+                    self.stream = None;
+                    self.driver.status.set(Health::Frozen);
+                    Happened::Lost(trouble)
+                }
+                Event::CatchingUp => {
+                    self.driver.status.set(Health::CatchingUp);
+                    Happened::CatchingUp
+                }
+                Event::Serving(missed) => {
+                    self.driver.status.connected();
+                    self.driver.status.set(Health::Serving);
+                    Happened::Serving(missed)
+                }
+                Event::Opened(tid) => Happened::Opened(tid),
+                Event::Commit(tid, oids) => Happened::Commit(tid, oids.into()),
+                Event::Reset(tid, gap) => Happened::Reset(tid, gap),
+                Event::Fatal(fatal) => {
+                    self.stream = None;
+                    self.driver.status.set(Health::Frozen);
+                    Happened::Fatal(fatal)
+                }
+            };
+            self.driver.inbox.put(happened);
+        }
+    }
+
+    fn give(&mut self, sink: Arc<dyn Sink>, came: Came) {
+        let known = self.came.iter_mut().rev();
+        match known
+            .into_iter()
+            .find(|(known, _)| Arc::ptr_eq(known, &sink))
+        {
+            Some((_, list)) => list.push(came),
+            None => self.came.push((sink, vec![came])),
+        }
+    }
+
+    /// Hands out what came in this turn.
+    fn tell(&mut self) {
+        self.settle();
+        for (sink, came) in self.came.drain(..) {
+            sink.came(came);
+        }
+    }
+}

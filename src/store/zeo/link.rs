@@ -1,0 +1,271 @@
+//! The way to the driver: what workers ask it, what they are handed, and how it is.
+
+use super::Why;
+use crate::base::limit::STORAGE_WAIT_MS;
+use crate::base::{Oid, Rev, Tid};
+use crate::kernel::proc::Waker;
+use crate::store::{LoadError, Loaded, View};
+use crossbeam_channel::{Sender, bounded, unbounded};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// An object that was asked for.
+#[derive(Debug)]
+pub struct Came {
+    /// As it was asked for: of head, or of a state.
+    pub rev: Rev,
+    /// The object.
+    pub oid: Oid,
+    /// What came.
+    pub loaded: Result<Loaded, LoadError>,
+}
+
+/// Where objects go. Called by the driver, which must not wait in it.
+pub trait Sink: fmt::Debug + Send + Sync {
+    /// These came, together.
+    fn came(&self, loads: Vec<Came>);
+}
+
+/// To the driver.
+pub(super) enum Order {
+    /// Bring these.
+    Load(Wanted),
+    /// Fail what waits, and end.
+    End,
+}
+
+/// Objects that somebody wants.
+pub(super) struct Wanted {
+    pub(super) generation: u64,
+    pub(super) rev: Rev,
+    pub(super) at: Tid,
+    pub(super) oids: Vec<Oid>,
+    pub(super) sink: Arc<dyn Sink>,
+}
+
+/// How the connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// There is none: head stands still.
+    Frozen,
+    /// There is one, and head is behind.
+    CatchingUp,
+    /// All is well.
+    Serving,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    health: AtomicU8,
+    connections: AtomicU64,
+}
+
+impl Status {
+    pub(super) fn set(&self, health: Health) {
+        self.health.store(health as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn connected(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A handle of the driver, which ends with the last one.
+#[derive(Clone)]
+pub struct Link(Arc<Inner>);
+
+struct Inner {
+    orders: Sender<Order>,
+    waker: Waker,
+    status: Arc<Status>,
+    max_record: usize,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The driver is gone, or ends by this.
+        let _ = self.orders.send(Order::End);
+        self.waker.wake();
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Link({:?})", self.health())
+    }
+}
+
+impl Link {
+    pub(super) fn new(
+        orders: Sender<Order>,
+        waker: Waker,
+        status: Arc<Status>,
+        max_record: usize,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            orders,
+            waker,
+            status,
+            max_record,
+        }))
+    }
+
+    fn send(&self, order: Order) -> bool {
+        let sent = self.0.orders.send(order).is_ok();
+        self.0.waker.wake();
+        sent
+    }
+
+    /// Fails what waits for the server, and whatever is asked of it from now on.
+    pub fn close(&self) {
+        self.send(Order::End);
+    }
+
+    /// How it is.
+    pub fn health(&self) -> Health {
+        match self.0.status.health.load(Ordering::Relaxed) {
+            0 => Health::Frozen,
+            1 => Health::CatchingUp,
+            _ => Health::Serving,
+        }
+    }
+
+    /// Connections so far.
+    pub fn connections(&self) -> u64 {
+        self.0.status.connections.load(Ordering::Relaxed)
+    }
+
+    fn want(&self, wanted: Wanted) {
+        if let Some(Order::Load(wanted)) = self.refused(wanted) {
+            let closed = |oid| Came {
+                rev: wanted.rev,
+                oid,
+                loaded: Err(Why::Closed.error(self.0.max_record)),
+            };
+            wanted
+                .sink
+                .came(wanted.oids.into_iter().map(closed).collect());
+        }
+    }
+
+    /// The order, if the driver is gone.
+    fn refused(&self, wanted: Wanted) -> Option<Order> {
+        let refused = self.0.orders.send(Order::Load(wanted));
+        self.0.waker.wake();
+        refused.err().map(|refused| refused.0)
+    }
+}
+
+/// The database as of one transaction.
+#[derive(Clone, Debug)]
+pub struct ZeoView {
+    at: Tid,
+    generation: u64,
+    link: Link,
+}
+
+/// Beyond the driver's own deadline: it answers by then, whatever the server does.
+const ANSWERED: Duration = Duration::from_millis(STORAGE_WAIT_MS + 5000);
+
+impl ZeoView {
+    pub(super) fn new(at: Tid, generation: u64, link: Link) -> Self {
+        Self {
+            at,
+            generation,
+            link,
+        }
+    }
+
+    /// The transaction it is as of.
+    pub fn at(&self) -> Tid {
+        self.at
+    }
+
+    /// Counts how often the history was lost: views of before cannot be loaded from any more.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The way to the server.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Asks for objects as of `at`, which must not be above `self.at()`. Each goes to `sink`, by its deadline at the latest.
+    pub fn ask(&self, rev: Rev, at: Tid, oids: &[Oid], sink: &Arc<dyn Sink>) {
+        assert!(
+            at <= self.at,
+            "BUG: load as of {at} on a view of {}",
+            self.at
+        );
+        self.link.want(Wanted {
+            generation: self.generation,
+            rev,
+            at,
+            oids: oids.to_vec(),
+            sink: Arc::clone(sink),
+        });
+    }
+
+    /// Loads objects, each as of a state, all at once; blocks. In no particular order.
+    pub fn load_many(
+        &self,
+        wanted: impl IntoIterator<Item = (Oid, Tid)>,
+    ) -> Vec<(Oid, Tid, Result<Loaded, LoadError>)> {
+        let (sender, inbox) = unbounded();
+        let sink: Arc<dyn Sink> = Arc::new(ToChannel(sender));
+        let mut left: Vec<(Oid, Tid)> = wanted.into_iter().collect();
+        for &(oid, at) in &left {
+            self.ask(Rev::At(at), at, &[oid], &sink);
+        }
+        let mut out = Vec::with_capacity(left.len());
+        while !left.is_empty()
+            && let Ok(came) = inbox.recv_timeout(ANSWERED)
+        {
+            for Came { rev, oid, loaded } in came {
+                let Rev::At(at) = rev else { continue };
+                left.retain(|key| *key != (oid, at));
+                out.push((oid, at, loaded));
+            }
+        }
+        let late = |(oid, at)| (oid, at, Err(LoadError::Late));
+        out.extend(left.into_iter().map(late));
+        out
+    }
+
+    /// Loads an object; blocks.
+    ///
+    /// # Errors
+    /// There is none, or the server is not to be reached in time.
+    pub fn load(&self, oid: Oid, at: Tid) -> Result<Loaded, LoadError> {
+        let (sender, inbox) = bounded(1);
+        let sink: Arc<dyn Sink> = Arc::new(ToChannel(sender));
+        self.ask(Rev::At(at), at, &[oid], &sink);
+        let came = inbox.recv_timeout(ANSWERED).ok();
+        let came = came.and_then(|came| came.into_iter().next());
+        came.map_or(Err(LoadError::Late), |came| came.loaded)
+    }
+}
+
+impl View for ZeoView {
+    fn at(&self) -> Tid {
+        self.at
+    }
+
+    fn load(&self, oid: Oid, at: Tid) -> Result<Loaded, LoadError> {
+        self.load(oid, at)
+    }
+}
+
+/// To somebody who waits.
+#[derive(Debug)]
+struct ToChannel(Sender<Vec<Came>>);
+
+impl Sink for ToChannel {
+    fn came(&self, loads: Vec<Came>) {
+        // Who waited may have gone. A bounded one has room for the only answer.
+        let _ = self.0.try_send(loads);
+    }
+}

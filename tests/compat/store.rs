@@ -1,0 +1,325 @@
+//! What every kind of store has to do, asked of each of them with the same words: a file, and a ZEO server in both encodings.
+//!
+//! 1. It is as of the last transaction, and answers as ZODB does for each object at each tid: undone, deleted, not yet stored.
+//! 2. While somebody writes, each transaction is told once, in order, with just its objects, and its view shows it.
+//! 3. A pack while it serves changes no answer: an old state is the same bytes, or no object.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait, watch the clock and start processes"
+)]
+
+mod oracle;
+
+use oracle::{Dir, Dump, command, make, python, says};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use zring::base::limit::RECORD_BYTES_MAX;
+use zring::base::{Oid, Tid};
+use zring::store::any::{AnyStore, AnyView};
+use zring::store::file::{FileOpts, FileStore};
+use zring::store::zeo::{Health, ZeoStore};
+use zring::store::zurl::Zurl;
+use zring::store::{Event, Store, View};
+
+/// A database of one kind, served by what the test started.
+trait Bed {
+    type Store: Store;
+    /// Where writers write.
+    fn target(&self) -> String;
+    /// The file below it all.
+    fn file(&self) -> String;
+    fn open(&self) -> Self::Store;
+    /// Packs to now.
+    fn pack(&self, python: &str);
+}
+
+/// A file, and nobody else.
+struct File {
+    dir: Dir,
+}
+
+impl Bed for File {
+    type Store = FileStore;
+
+    fn target(&self) -> String {
+        self.file()
+    }
+
+    fn file(&self) -> String {
+        self.dir.file("Data.fs")
+    }
+
+    fn open(&self) -> FileStore {
+        let path = self.file();
+        let opened = FileStore::open(Path::new(&path), &FileOpts::default(), &mut |_, _| {});
+        opened.unwrap().0
+    }
+
+    fn pack(&self, python: &str) {
+        oracle::oracle(python, &["pack", &self.file()]);
+    }
+}
+
+/// A ZEO server.
+struct Zeo {
+    dir: Dir,
+    port: u16,
+    server: Child,
+}
+
+impl Zeo {
+    fn start(python: &str, dir: Dir, msgpack: bool) -> Self {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let (conf, file) = (dir.file("zeo.conf"), dir.file("Data.fs"));
+        let text = format!(
+            "<zeo>\n address 127.0.0.1:{port}\n msgpack {msgpack}\n</zeo>\n<filestorage main>\n path {file}\n</filestorage>\n"
+        );
+        std::fs::write(&conf, text).unwrap();
+        let mut command = Command::new(python);
+        command.args(["-m", "ZEO.runzeo", "-C", &conf]);
+        let server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let this = Self {
+            dir,
+            port,
+            server: server.unwrap(),
+        };
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            assert!(Instant::now() < give_up, "the server does not come up");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        this
+    }
+}
+
+impl Drop for Zeo {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+const PACK: &str = "\
+import sys, time, ZEO
+c = ZEO.client((sys.argv[1], int(sys.argv[2])), storage='main')
+c.pack(time.time(), wait=True)
+c.close()";
+
+impl Bed for Zeo {
+    type Store = ZeoStore;
+
+    fn target(&self) -> String {
+        format!("zeo://127.0.0.1:{}?storage=main", self.port)
+    }
+
+    fn file(&self) -> String {
+        self.dir.file("Data.fs")
+    }
+
+    fn open(&self) -> ZeoStore {
+        let Zurl::Zeo(server) = Zurl::parse(&self.target()).unwrap() else {
+            unreachable!()
+        };
+        let opened = ZeoStore::open(&server, RECORD_BYTES_MAX, None);
+        opened.unwrap().0
+    }
+
+    fn pack(&self, python: &str) {
+        let port = self.port.to_string();
+        let mut command = Command::new(python);
+        command.args(["-c", PACK, "127.0.0.1", &port]);
+        assert!(command.status().unwrap().success(), "the pack failed");
+    }
+}
+
+/// Follows a store until it shows `last`; gives its commits.
+fn follow<S: Store>(store: &mut S, last: Tid) -> Vec<(Tid, Vec<Oid>, S::View)> {
+    let mut seen: Vec<(Tid, Vec<Oid>, S::View)> = Vec::new();
+    let mut at = store.view().at();
+    let give_up = Instant::now() + Duration::from_secs(30);
+    while at < last {
+        assert!(Instant::now() < give_up, "it stays at {at}, not {last}");
+        for event in store.follow().unwrap() {
+            match event {
+                Event::Commit(commit) => {
+                    assert!(commit.tid > at, "{} after {at}", commit.tid);
+                    assert_eq!(commit.view.at(), commit.tid);
+                    at = commit.tid;
+                    seen.push((commit.tid, commit.oids.to_vec(), commit.view));
+                }
+                Event::Switched(view) => assert_eq!(view.at(), at),
+                Event::Reset(view) => panic!("reset at {}", view.at()),
+            }
+        }
+        assert_eq!(store.view().at(), at);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    seen
+}
+
+/// What was told is what is in the database after `at`.
+fn same_history<V>(seen: &[(Tid, Vec<Oid>, V)], dump: &Dump, at: Tid) {
+    let sorted = |oids: &[Oid]| oids.iter().copied().collect::<BTreeSet<_>>();
+    let seen: Vec<_> = seen
+        .iter()
+        .map(|(tid, oids, _)| (*tid, sorted(oids)))
+        .collect();
+    let newer = dump.txns.iter().filter(|txn| txn.0 > at);
+    let right: Vec<_> = newer.map(|(tid, oids)| (*tid, sorted(oids))).collect();
+    assert_eq!(seen, right);
+}
+
+fn write(python: &str, bed: &impl Bed, log: &str, seed: &str) {
+    let target = bed.target();
+    let args = [
+        "live",
+        "--target",
+        &target,
+        "--log",
+        log,
+        "--seed",
+        seed,
+        "--interval",
+        "2",
+        "--count",
+        "40",
+        "--undo",
+        ".2",
+        "--w-delrange",
+        "3",
+    ];
+    let mut writer = command(python, "tools/make_zodb.py", &args);
+    assert!(writer.stdout(Stdio::null()).status().unwrap().success());
+}
+
+/// A file with a history of everything that can happen to an object.
+fn database(python: &str) -> Dir {
+    let dir = Dir::new();
+    let (path, manifest) = (dir.file("Data.fs"), dir.file("m.json"));
+    let args = [
+        "gen",
+        "--target",
+        &path,
+        "--manifest",
+        &manifest,
+        "--blocks",
+        "20",
+        "--txns",
+        "40",
+        "--blksize",
+        "8k",
+        "--seed",
+        "7",
+        "--undo",
+        ".3",
+        "--delete-file",
+    ];
+    make(python, &args);
+    dir
+}
+
+fn conforms(python: &str, bed: &impl Bed) {
+    let mut store = bed.open();
+    let begun = store.view();
+    let dump = Dump::new(python, &bed.file());
+    assert_eq!(begun.at(), dump.txns.last().unwrap().0);
+    let questions = dump.check(&begun);
+    assert!(questions > 1000, "{questions}");
+
+    write(
+        python,
+        bed,
+        &bed.file().replace("Data.fs", "one.jsonl"),
+        "1",
+    );
+    let dump = Dump::new(python, &bed.file());
+    let seen = follow(&mut store, dump.txns.last().unwrap().0);
+    assert!(seen.len() >= 40);
+    same_history(&seen, &dump, begun.at());
+    for (_, _, view) in seen.iter().step_by(seen.len() / 3).chain(seen.last()) {
+        dump.check(view);
+    }
+    // What was asked before is answered as before.
+    dump.check(&begun);
+
+    bed.pack(python);
+    let packed = dump.txns.last().unwrap().0;
+    write(
+        python,
+        bed,
+        &bed.file().replace("Data.fs", "two.jsonl"),
+        "2",
+    );
+    let after = Dump::new(python, &bed.file());
+    let seen = follow(&mut store, after.txns.last().unwrap().0);
+    same_history(&seen, &after, packed);
+    let view = store.view();
+    after.check(&view);
+    let mut kept = 0;
+    for (&(oid, at), said) in &dump.loads {
+        let says = says(&view, oid, at);
+        kept += usize::from(says.len() > 4 && &says == said);
+        assert!(
+            says == "gone" || says == "none" || &says == said,
+            "{oid} at {at}: {says}, was {said}"
+        );
+    }
+    assert!(kept > 100, "{kept}");
+}
+
+#[test]
+fn a_file_conforms() {
+    let Some(python) = python() else { return };
+    let dir = database(&python);
+    conforms(&python, &File { dir });
+}
+
+#[test]
+fn a_zeo_server_conforms() {
+    let Some(python) = python() else { return };
+    for msgpack in [false, true] {
+        let dir = database(&python);
+        conforms(&python, &Zeo::start(&python, dir, msgpack));
+    }
+}
+
+/// Hundreds of loads at once give what loads one by one do, and in much less time than one waits.
+#[test]
+fn many_loads_at_once_are_right() {
+    let Some(python) = python() else { return };
+    let dir = database(&python);
+    let zeo = Zeo::start(&python, dir, true);
+    let dump = Dump::new(&python, &zeo.file());
+    let zurl = Zurl::parse(&zeo.target()).unwrap();
+    let (store, view) = AnyStore::open(&zurl, RECORD_BYTES_MAX, None, &mut |_, _| {}).unwrap();
+    let AnyView::Zeo(view) = view else {
+        unreachable!()
+    };
+    let wanted: BTreeMap<(Oid, Tid), &String> = dump.loads.iter().map(|(k, v)| (*k, v)).collect();
+    let keys = wanted.keys().copied();
+    let all = view.load_many(keys);
+    assert_eq!(all.len(), wanted.len());
+    for (oid, at, loaded) in all {
+        let said = wanted[&(oid, at)];
+        match loaded {
+            Ok(loaded) => assert!(
+                said.starts_with(&loaded.serial.to_string()),
+                "{oid} at {at}"
+            ),
+            Err(_) => assert!(said == "none" || said == "gone", "{oid} at {at}"),
+        }
+    }
+    assert_eq!(view.link().health(), Health::Serving);
+    // A closed way answers at once.
+    view.link().close();
+    let began = Instant::now();
+    assert!(view.load(Oid(0), view.at()).is_err());
+    assert!(began.elapsed() < Duration::from_secs(5));
+    drop(store);
+}
