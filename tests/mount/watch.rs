@@ -574,7 +574,10 @@ fn who_waits_for_itself_is_brought_out(transport: Transport) {
         assert!(reply.contains(" ok$ "), "{reply}");
         let want = vec![stamp.to_string(); usize::try_from(BLOCKS - FIRST).unwrap()].join(" ");
         client.begin(&format!("looks {oid} {FIRST} {BLOCKS}"));
+        let asked = Instant::now();
         let found = loop {
+            let waited = asked.elapsed();
+            assert!(waited < SHORT, "round {rounds}: it is not brought out");
             stamp += 1;
             (FIRST..BLOCKS).for_each(|blk| scene.base.set(0, blk, stamp));
             scene.base.commit();
