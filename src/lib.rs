@@ -50,6 +50,7 @@
 //!
 //! ```text
 //!   client in a page fault --> READ --> worker --> database file        (never: head, a commit)
+//!                                              --> server of the database, 30 s at most ([`store::zeo`])
 //!                              READ of a block that changed after what somebody sees
 //!                                   --> control, until a transaction that is being published is: workers in the middle of a request
 //!                                   --> answers to pins of that block --> clients --> OPEN, READ below @tid; GETATTR; READ of head/watch
@@ -58,6 +59,7 @@
 //!   watch request --> head/at, and what such a READ waits for
 //!   LOOKUP of @tid beyond head, READ of zhead --> head/at               (the only requests that wait for a commit;
 //!                                                                        they hold no page and can be interrupted)
+//!   commit, watch request --> objects that the history compares --> database file, or its server, 30 s at most
 //!   OPEN below @tid --> zring-keep --> READs below @tid --> database file
 //!   commit --> workers in the middle of a request
 //!          --> zring-notify --> READs of the changed blocks --> database file
@@ -74,12 +76,12 @@
 //! **READ** of `head/bigfile/<oid>`: (1) [`kernel::queue`] or [`kernel::dev`] reaps a request; it is now held.
 //! (2) [`wire::fuse::request`] borrows it from its buffer. (3) [`fs::read`] clips it to the file and cuts it into
 //! blocks. (4) [`zodb::bigfile`] walks the block table; everything it misses is loaded at once, each object once
-//! ([`store::file`]); the task is parked only if the disk has to be waited for. (5) [`fs::track`] notes what the
+//! ([`store::file`], [`store::zeo`]); the task is parked only if the disk or a server has to be waited for. (5) [`fs::track`] notes what the
 //! answer depends on. (6) Bytes go into the reply: of a plain block in one pread from the database file, of a block
 //! in chunks by one copy; one command answers and arms the entry again. (7) When nobody has asked for anything for
 //! 2 ms, the rest of the block is loaded and stored behind the readers ([`fs::touch`]).
 //!
-//! **Commit**: (1) [`store::file`] sees a whole transaction. (2) The history compares old and new state of what is tracked
+//! **Commit**: (1) [`store::file`] sees a whole transaction, or a server pushes one. (2) The history compares old and new state of what is tracked
 //! ([`tail::btreediff`]) and says which blocks of which files change. (3) The kernel is asked for its pages of them; what it had
 //! whole is kept, for those who will look for it under `@<tid>` ([`fs::kept`]). (4) The new view is published: every worker
 //! takes it before the next thing it does ([`engine::shared`]). (5) What was noted meanwhile is compared too; then the changed

@@ -126,7 +126,7 @@ impl Bench {
     }
 
     /// The binary beside this one.
-    fn zring(&self) -> Result<PathBuf> {
+    pub fn zring(&self) -> Result<PathBuf> {
         let path = std::env::current_exe()?.with_file_name("zring");
         ensure!(
             path.exists(),

@@ -93,6 +93,53 @@ impl<'v> Loader<'v> {
 /// Records of one block's chunks: position and length, header included, in the order of the chunks.
 type Records = Vec<(u64, usize)>;
 
+/// The chunks of a block, in order.
+fn chunks_of(view: &FileView, oid: Oid) -> Result<Vec<Oid>> {
+    let mut of_block = Loader::new(view);
+    let mut page = [0; 8];
+    of_block.answer(|ask| zblk::fill(ask, oid, BlkSize(BLKSIZE), 0, &mut page))?;
+    let root = match of_block.own.get(&oid) {
+        Some(Kept::Object(object, _)) => match **object {
+            Object::Blk1 { chunktab } => chunktab,
+            _ => bail!("not a ZBlk1"),
+        },
+        _ => bail!("not loaded"),
+    };
+    let tree = TreeRef {
+        root,
+        family: Family::Io,
+    };
+    let mut chunks = Vec::new();
+    of_block.answer(|ask| {
+        chunks.clear();
+        btree::range(ask, tree, i64::MIN, i64::MAX, &mut |_, _, entry| {
+            chunks.push(entry.oid);
+            Ok(Step::Done(()))
+        })
+    })?;
+    ensure!(
+        chunks.len() as u64 == BLKSIZE / CHUNK,
+        "a block of {} chunks",
+        chunks.len()
+    );
+    Ok(chunks)
+}
+
+/// The chunks of each block of `zblk1`.
+pub fn chunks(database: &Path) -> Result<Vec<Vec<Oid>>> {
+    let (_store, view) = FileStore::open(database, &FileOpts::default(), &mut |_, _| {})?;
+    let file = u64::from_str_radix(&oid_of(database, "zblk1")?, 16)?;
+    let mut loader = Loader::new(&view);
+    let file = loader.answer(|ask| bigfile::open(ask, Oid(file)))?;
+    let blocks = loader.answer(|ask| bigfile::size(ask, &file))? / BLKSIZE;
+    let mut all = Vec::new();
+    for blk in 0..blocks {
+        let place = loader.answer(|ask| bigfile::locate(ask, &file, BlkNo(blk)))?;
+        all.push(chunks_of(&view, place.block.context("a hole")?.oid)?);
+    }
+    Ok(all)
+}
+
 /// The blocks of `zblk1` and where their chunks lie.
 fn survey(database: &Path, view: &FileView) -> Result<Vec<(Oid, Records)>> {
     let file = u64::from_str_radix(&oid_of(database, "zblk1")?, 16)?;
@@ -103,33 +150,7 @@ fn survey(database: &Path, view: &FileView) -> Result<Vec<(Oid, Records)>> {
     for blk in 0..blocks {
         let place = loader.answer(|ask| bigfile::locate(ask, &file, BlkNo(blk)))?;
         let oid = place.block.context("a hole")?.oid;
-        let mut of_block = Loader::new(view);
-        let mut page = [0; 8];
-        of_block.answer(|ask| zblk::fill(ask, oid, BlkSize(BLKSIZE), 0, &mut page))?;
-        let root = match of_block.own.get(&oid) {
-            Some(Kept::Object(object, _)) => match **object {
-                Object::Blk1 { chunktab } => chunktab,
-                _ => bail!("not a ZBlk1"),
-            },
-            _ => bail!("not loaded"),
-        };
-        let tree = TreeRef {
-            root,
-            family: Family::Io,
-        };
-        let mut chunks = Vec::new();
-        of_block.answer(|ask| {
-            chunks.clear();
-            btree::range(ask, tree, i64::MIN, i64::MAX, &mut |_, _, entry| {
-                chunks.push(entry.oid);
-                Ok(Step::Done(()))
-            })
-        })?;
-        ensure!(
-            chunks.len() as u64 == BLKSIZE / CHUNK,
-            "a block of {} chunks",
-            chunks.len()
-        );
+        let chunks = chunks_of(view, oid)?;
         let mut records: Records = Vec::new();
         for oid in chunks {
             let mut locate = view.locate(view.at(), std::iter::once(oid));

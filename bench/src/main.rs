@@ -23,6 +23,7 @@ mod tail;
 mod tracked;
 mod watch;
 mod watcher;
+mod zeo;
 
 use anyhow::{Result, bail};
 use bench::{Bench, Size};
@@ -34,7 +35,8 @@ use std::path::{Path, PathBuf};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELP: &str = "\
-zring-bench run DIR all|quick|speed|scale|commit|watch   everything; data and mounts under DIR
+zring-bench run DIR all|quick|speed|scale|commit|watch|zeo   everything; data and mounts under DIR
+zring-bench zeo-read FILE BLK          a block of `zeo`, compared; how long reading took, in us
 zring-bench gen blocks|scale|index FILE [N]    make a database
 zring-bench stub MNT uring|dev|plain [FILE]    zeros, or the bytes of FILE, over a transport
 zring-bench fuser DATABASE MNT         the peer
@@ -69,6 +71,7 @@ fn main() -> Result<()> {
         ["inside", database, seed] => inside::measure(Path::new(database), seed.parse()?),
         ["inside-again", database, seconds] => inside::again(Path::new(database), seconds.parse()?),
         ["positions", database] => inside::positions(Path::new(database)),
+        ["zeo-read", file, blk] => zeo::read(Path::new(file), blk.parse()?),
         ["open", database] => scale::open(Path::new(database)),
         ["tail", files, blocks, history] => {
             tail::advance(files.parse()?, blocks.parse()?, history.parse()?)
@@ -99,14 +102,15 @@ fn run(dir: &Path, what: &str) -> Result<()> {
         rounds: 2,
         objects: 1_000_000,
     };
-    let (size, speed, scale, commit, watch) = match what {
-        "all" => (full, true, true, true, true),
-        "speed" => (full, true, false, false, false),
-        "scale" => (full, false, true, false, false),
-        "commit" => (full, false, false, true, false),
-        "watch" => (full, false, false, false, true),
-        "quick" => (quick, true, true, true, true),
-        _ => bail!("run what? all, quick, speed, scale, commit or watch"),
+    let (size, speed, scale, commit, watch, zeo) = match what {
+        "all" => (full, true, true, true, true, true),
+        "speed" => (full, true, false, false, false, false),
+        "scale" => (full, false, true, false, false, false),
+        "commit" => (full, false, false, true, false, false),
+        "watch" => (full, false, false, false, true, false),
+        "zeo" => (full, false, false, false, false, true),
+        "quick" => (quick, true, true, true, true, true),
+        _ => bail!("run what? all, quick, speed, scale, commit, watch or zeo"),
     };
     let python = std::env::var_os("ZRING_PYTHON").map(PathBuf::from);
     let mut bench = Bench::new(dir, size)?;
@@ -122,6 +126,9 @@ fn run(dir: &Path, what: &str) -> Result<()> {
     }
     if watch {
         watch::run(&mut bench, &mut report)?;
+    }
+    if zeo {
+        zeo::run(&bench, &mut report, python.as_deref())?;
     }
     report.end(&Path::new(env!("CARGO_MANIFEST_DIR")).join("record"), what)
 }

@@ -61,6 +61,7 @@ impl FileService {
             debug_assert_eq!(task.waiting, 0);
             match self.step(port, &mut task) {
                 Some(outcome) => {
+                    self.ask_ahead(&task);
                     self.free.push(id);
                     self.finish(port, task, outcome);
                 }
@@ -412,7 +413,7 @@ impl FileService {
 
 /// Loads.
 impl FileService {
-    fn tid_of(&self, rev: Rev) -> Tid {
+    pub(super) fn tid_of(&self, rev: Rev) -> Tid {
         match rev {
             Rev::Head => self.at,
             Rev::At(tid) => tid,
@@ -486,6 +487,10 @@ impl FileService {
         self.wants = wants;
         self.settle(&mut deliveries);
         self.deliveries = deliveries;
+        if let Some(task) = self.tasks[id].take() {
+            self.ask_ahead(&task);
+            self.tasks[id] = Some(task);
+        }
     }
 
     /// Hands what came in to those who wait for it.

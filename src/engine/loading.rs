@@ -20,6 +20,7 @@ use crate::store::zeo::{Came, Sink};
 use crate::store::{LoadError, Loaded};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -198,9 +199,28 @@ impl Loading {
 
     /// Notes that `task` waits for `oid`; true when nobody else does yet, so that it has to be loaded.
     pub(super) fn join(&mut self, rev: Rev, oid: Oid, task: TaskId) -> bool {
+        let is_new = self.begin(rev, oid);
         let waiting = self.waiting.entry((rev, oid)).or_default();
         waiting.tasks.push(task);
-        waiting.tasks.len() == 1
+        is_new
+    }
+
+    /// Notes that an object is asked for ahead; false when it has been asked for already.
+    pub(super) fn begin(&mut self, rev: Rev, oid: Oid) -> bool {
+        match self.waiting.entry((rev, oid)) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(Waiting::default());
+                true
+            }
+        }
+    }
+
+    /// Asks a server for objects that nobody waits for yet.
+    pub(super) fn ahead(&self, (rev, at, view): (Rev, Tid, &AnyView), oids: &[Oid]) {
+        if let AnyView::Zeo(view) = view {
+            view.ask(rev, at, oids, &self.sink);
+        }
     }
 
     /// Loads the records of `oids` as of `at`; what is at hand is delivered now.

@@ -2,10 +2,11 @@
 //!
 //! `daemon` is one mount from start to end. `start` turns a mountpoint into a connection and pinned workers;
 //! `worker` is the loop of one of them, which drives any [`worker::Service`]; `serve` is the file system as such a
-//! service, with `names`, `answer`, `task`, `loading` and `buffer` behind it. `control` moves head, `follow` is how it waits,
+//! service, with `names`, `answer`, `task`, `loading`, `ahead` and `buffer` behind it. `control` moves head, `follow` is how it waits,
 //! `notifier` writes notifications, `log` lines (`glog`: as the drop-in server does). `presence` knows whether a client is left,
 //! `quit` says what every thread does before it ends the daemon. `shared` is what they share and tell each other.
 
+mod ahead;
 mod answer;
 pub mod buffer;
 pub mod control;

@@ -29,6 +29,7 @@ pub fn normalise(zurl: &str) -> Result<String, UnknownScheme> {
     match parts.scheme.as_str() {
         "file" | "zeo" | "demo" => {}
         "neo" | "neos" => normalise_neo(&mut parts),
+        "zeos" => normalise_zeos(&mut parts),
         _ => return Err(UnknownScheme(parts.scheme.into())),
     }
     Ok(join(&parts))
@@ -88,6 +89,17 @@ fn join(parts: &Parts) -> String {
         }
     }
     out
+}
+
+/// Who the client is says nothing about the database.
+fn normalise_zeos(parts: &mut Parts) {
+    const OF_CLIENT: [&str; 5] = ["ca", "cert", "key", "server_hostname", "check_hostname"];
+    let is_kept = |item: &&str| {
+        let name = item.split_once('=').map_or(*item, |(name, _)| name);
+        !OF_CLIENT.contains(&name)
+    };
+    let kept: Vec<_> = parts.query.split('&').filter(is_kept).collect();
+    parts.query = kept.join("&");
 }
 
 /// Credentials only say that the scheme is `neos`; options of a client say nothing about the database; masters are a set.
@@ -178,6 +190,10 @@ mod tests {
             (
                 "neos://cluster@def:2,abc:1?ca=zzz&cert=c&key=k",
                 "neos://cluster@abc:1,def:2",
+            ),
+            (
+                "zeos://h:1?ca=a&storage=2&key=b&cert=c&check_hostname=0",
+                "zeos://h:1?storage=2",
             ),
             ("neo://cluster@abc:1?ca=x", "neos://cluster@abc:1"),
             ("neo://cluster@abc:1?ca=&cert=&key=", "neo://cluster@abc:1"),

@@ -1,6 +1,8 @@
 //! The address of a database, as given on the command line or in a configuration.
 //!
 //! * `file:///abs/path` or `file://relative`; the path is taken as it stands.
+//! * `zeos://host:port?ca=CA.pem&cert=OUR.pem&key=OUR.key`: the same by TLS. `server_hostname` is the name its certificate has to
+//!   show when it is not the host's; `check_hostname=0` takes any name.
 //! * `zeo://host:port?storage=NAME`, `zeo:///path/to/socket`. The port is 9991, the host `localhost` and the storage `1` where they
 //!   are not said; a host that has colons stands in `[]`.
 //!
@@ -8,7 +10,7 @@
 //! says what would be right. An address is no place for a password: it is seen in lists of processes and mounts.
 
 use super::normal;
-use super::zeo::{Address, Server};
+use super::zeo::{Address, Server, TlsFiles};
 use std::path::PathBuf;
 
 /// The database that an address names.
@@ -46,6 +48,12 @@ pub enum ZurlError {
     /// Neither a host and a port, nor a path.
     #[error("{0:?} is not a server: zeo://host:port, zeo://[::1]:port or zeo:///path/to/socket")]
     Server(Box<str>),
+    /// No certificates.
+    #[error(
+        "a zeos:// address needs ca=, cert= and key= with files in PEM: what the server's certificate is signed by, our own \
+         certificate and its key"
+    )]
+    Files,
     /// Something behind a host and its port.
     #[error("a zeo:// address with a host has no path: {0:?}")]
     Path(Box<str>),
@@ -85,6 +93,8 @@ const OTHERS_OPTIONS: [&str; 28] = [
 /// Beginnings of further such options.
 const OTHERS_OPTION_PREFIXES: [&str; 3] = ["connection_", "blob_", "cache_"];
 
+/// Options of `zeos://`.
+const TLS_OPTIONS: [&str; 5] = ["ca", "cert", "key", "server_hostname", "check_hostname"];
 /// What a client that names no port means.
 const ZEO_PORT: u16 = 9991;
 
@@ -117,8 +127,10 @@ impl Zurl {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let options = query.split('&').filter(|o| !o.is_empty());
         let options = options.map(|option| option.split_once('=').unwrap_or((option, "")));
+        let is_tls = scheme.eq_ignore_ascii_case("zeos");
         let check = |scheme| {
-            let unknown = options.clone().find(|(name, _)| !is_others(name));
+            let is_known = |name: &str| is_others(name) || is_tls && TLS_OPTIONS.contains(&name);
+            let unknown = options.clone().find(|(name, _)| !is_known(name));
             match unknown {
                 Some((name, _)) if is_strict => Err(ZurlError::Option(name.into(), scheme)),
                 _ => Ok(()),
@@ -131,10 +143,10 @@ impl Zurl {
             check("file")?;
             return Ok(Self::File(rest.into()));
         }
-        if !scheme.eq_ignore_ascii_case("zeo") {
+        if !scheme.eq_ignore_ascii_case("zeo") && !is_tls {
             return Err(ZurlError::Scheme(scheme.into()));
         }
-        check("zeo")?;
+        check(if is_tls { "zeos" } else { "zeo" })?;
         let (user, place) = match rest.split_once('/') {
             Some((authority, _)) => authority.rsplit_once('@').unwrap_or(("", authority)),
             None => rest.rsplit_once('@').unwrap_or(("", rest)),
@@ -143,16 +155,33 @@ impl Zurl {
         if is_strict && tells {
             return Err(ZurlError::Secret);
         }
-        let storage = options
-            .rev()
-            .find(|(name, value)| *name == "storage" && !value.is_empty());
-        let storage = storage.map_or_else(|| "1".to_owned(), |(_, value)| normal::decoded(value));
+        let option = |wanted| {
+            let said = |(name, value): &(&str, &str)| *name == wanted && !value.is_empty();
+            let found = options.clone().rev().find(said);
+            found.map(|(_, value)| normal::decoded(value))
+        };
+        let storage = option("storage").unwrap_or_else(|| "1".to_owned());
+        let tls = match (option("ca"), option("cert"), option("key")) {
+            _ if !is_tls => None,
+            (Some(ca), Some(cert), Some(key)) => Some(TlsFiles {
+                ca: ca.into(),
+                cert: cert.into(),
+                key: key.into(),
+                name: option("server_hostname"),
+                checks_name: option("check_hostname").is_none_or(|yes| yes != "0"),
+            }),
+            _ => return Err(ZurlError::Files),
+        };
         let address = match rest.split_once('/') {
             Some(("", path)) if !path.is_empty() => Address::Unix(format!("/{path}").into()),
             Some((_, path)) if !path.is_empty() => return Err(ZurlError::Path(path.into())),
             _ => server(place).ok_or_else(|| ZurlError::Server(place.into()))?,
         };
-        Ok(Self::Zeo(Server { address, storage }))
+        Ok(Self::Zeo(Server {
+            address,
+            storage,
+            tls,
+        }))
     }
 }
 
@@ -231,9 +260,25 @@ mod tests {
             ),
         ] {
             let storage = storage.to_owned();
-            let server = Server { address, storage };
+            let server = Server {
+                address,
+                storage,
+                tls: None,
+            };
             assert_eq!(Zurl::parse(text), Ok(Zurl::Zeo(server)), "{text}");
         }
+        let text = "zeos://db:1?ca=/a&cert=b%20c&key=/d&check_hostname=0&server_hostname=x";
+        let Ok(Zurl::Zeo(Server {
+            tls: Some(files), ..
+        })) = Zurl::parse(text)
+        else {
+            panic!("{text}")
+        };
+        assert_eq!((&*files.ca, &*files.cert), ("/a".as_ref(), "b c".as_ref()));
+        assert_eq!(
+            (files.name.as_deref(), files.checks_name),
+            (Some("x"), false)
+        );
         let loosely = Zurl::parse_loosely("zeo://u:p@db:1?new_option=3");
         assert_eq!(loosely, Zurl::parse("zeo://db:1"));
         assert_eq!(
@@ -253,6 +298,8 @@ mod tests {
             ("zeo://h:0", "is not a server"),
             ("zeo://h:1/db", "has no path: \"db\""),
             ("zeo://h:1?storages=2", "\"storages\" is unknown for zeo://"),
+            ("zeos://h:1?ca=/a&cert=/b", "needs ca=, cert= and key="),
+            ("zeo://h:1?ca=/a", "\"ca\" is unknown for zeo://"),
             ("zeo://u:p@h:1", "a password in a database address"),
             ("zeo://h:1?password=x", "a password in a database address"),
             ("neos://c@h:1", "supported: file://"),

@@ -73,12 +73,17 @@ struct Zeo {
 
 impl Zeo {
     fn start(python: &str, dir: Dir, msgpack: bool) -> Self {
+        Self::start_with(python, dir, msgpack, "")
+    }
+
+    /// The same with a further section for its `<zeo>`.
+    fn start_with(python: &str, dir: Dir, msgpack: bool, section: &str) -> Self {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
         let (conf, file) = (dir.file("zeo.conf"), dir.file("Data.fs"));
         let text = format!(
-            "<zeo>\n address 127.0.0.1:{port}\n msgpack {msgpack}\n</zeo>\n<filestorage main>\n path {file}\n</filestorage>\n"
+            "<zeo>\n address 127.0.0.1:{port}\n msgpack {msgpack}\n{section}</zeo>\n<filestorage main>\n path {file}\n</filestorage>\n"
         );
         std::fs::write(&conf, text).unwrap();
         let mut command = Command::new(python);
@@ -322,4 +327,116 @@ fn many_loads_at_once_are_right() {
     assert!(view.load(Oid(0), view.at()).is_err());
     assert!(began.elapsed() < Duration::from_secs(5));
     drop(store);
+}
+
+/// A certificate and its key in files, and what signs others with them.
+struct Certificate {
+    cert: String,
+    key: String,
+    params: rcgen::CertificateParams,
+    pair: rcgen::KeyPair,
+}
+
+impl Certificate {
+    /// Of `name`, signed by `issuer` or by itself.
+    fn make(dir: &Dir, name: &str, issuer: Option<&Self>) -> Self {
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        if name == "ca" {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        }
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let made = match issuer {
+            None => params.self_signed(&pair).unwrap(),
+            Some(issuer) => {
+                let by = rcgen::Issuer::from_params(&issuer.params, &issuer.pair);
+                params.signed_by(&pair, &by).unwrap()
+            }
+        };
+        let (cert, key) = (
+            dir.file(&format!("{name}.pem")),
+            dir.file(&format!("{name}.key")),
+        );
+        std::fs::write(&cert, made.pem()).unwrap();
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        mode(&key, 0o600);
+        Self {
+            cert,
+            key,
+            params,
+            pair,
+        }
+    }
+}
+
+fn mode(path: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A server that shows a certificate and asks for one: what both trust serves, and nothing else does.
+#[test]
+fn a_zeo_server_by_tls_conforms() {
+    let Some(python) = python() else { return };
+    let dir = database(&python);
+    let dump = Dump::new(&python, &dir.file("Data.fs"));
+    let files = Dir::new();
+    let ca = Certificate::make(&files, "ca", None);
+    let stranger = Certificate::make(&files, "stranger", None);
+    let reader = Certificate::make(&files, "reader", None);
+    for (name, issuer) in [("localhost", None), ("db.example", Some(&ca))] {
+        let server = Certificate::make(&files, name, issuer);
+        let section = format!(
+            " <ssl>\n  certificate {}\n  key {}\n  authenticate {}\n </ssl>\n",
+            server.cert, server.key, reader.cert
+        );
+        let copy = Dir::new();
+        std::fs::copy(dir.file("Data.fs"), copy.file("Data.fs")).unwrap();
+        let zeo = Zeo::start_with(&python, copy, true, &section);
+        let trust = if issuer.is_some() { &ca } else { &server };
+        let open = |ca: &Certificate, own: &Certificate, more: &str| {
+            let zurl = format!(
+                "zeos://localhost:{}?storage=main&ca={}&cert={}&key={}{more}",
+                zeo.port, ca.cert, own.cert, own.key
+            );
+            let Zurl::Zeo(server) = Zurl::parse(&zurl).unwrap() else {
+                unreachable!()
+            };
+            let opened = ZeoStore::open(&server, RECORD_BYTES_MAX, None);
+            opened
+                .map(|(_, view)| view)
+                .map_err(|error| error.to_string())
+        };
+        let more = if issuer.is_some() {
+            "&server_hostname=db.example"
+        } else {
+            ""
+        };
+        let view = open(trust, &reader, more).unwrap();
+        assert!(dump.check(&view) > 1000);
+        let keys: Vec<_> = dump.loads.keys().copied().collect();
+        assert_eq!(view.load_many(keys).len(), dump.loads.len());
+        let refused = |opened: Result<_, String>, says: &str| {
+            let error: String = opened.map(|_: zring::store::zeo::ZeoView| ()).unwrap_err();
+            assert!(error.contains(says), "{name}: {error}");
+        };
+        refused(open(&stranger, &reader, more), "invalid peer certificate");
+        refused(
+            open(trust, &stranger, more),
+            "may not accept our certificate",
+        );
+        if issuer.is_some() {
+            refused(open(trust, &reader, ""), "not valid for name");
+            assert!(open(trust, &reader, "&check_hostname=0").is_ok());
+            refused(
+                open(&stranger, &reader, "&check_hostname=0"),
+                "invalid peer certificate",
+            );
+        }
+        mode(&reader.key, 0o644);
+        refused(open(trust, &reader, more), "may be read by others");
+        mode(&reader.key, 0o600);
+    }
 }

@@ -1,5 +1,6 @@
 //! Where a server is, and a stream to it.
 
+use super::tls::{self, TlsError, TlsFiles, Wire};
 use crate::kernel::socket::Stream;
 use std::fmt;
 use std::io;
@@ -36,6 +37,8 @@ pub struct Server {
     pub address: Address,
     /// Name of the storage.
     pub storage: String,
+    /// How both sides show who they are.
+    pub tls: Option<TlsFiles>,
 }
 
 /// Why there is no stream.
@@ -57,10 +60,22 @@ pub enum DialError {
         /// What the system said.
         source: io::Error,
     },
+    /// Certificates or keys.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
-/// Connects; blocks. The first address of a name that answers is taken.
-pub(super) fn dial(address: &Address) -> Result<Stream, DialError> {
+/// Connects; blocks. Files of certificates are read each time: they are renewed while we run.
+pub(super) fn dial(server: &Server) -> Result<Wire, DialError> {
+    let Some(files) = &server.tls else {
+        return Ok(Wire::Plain(connect(&server.address)?));
+    };
+    let client = tls::client(files, &server.address)?;
+    Ok(Wire::Tls(client, connect(&server.address)?))
+}
+
+/// The first address of a name that answers is taken.
+fn connect(address: &Address) -> Result<Stream, DialError> {
     let refused = |address: String| move |source| DialError::Connect { address, source };
     match address {
         Address::Unix(path) => Stream::unix(path).map_err(refused(address.to_string())),

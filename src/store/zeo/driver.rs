@@ -7,15 +7,16 @@ use super::dial::{self, DialError, Server};
 use super::link::{Came, Health, Order, Sink, Status, Wanted};
 use super::session::{Event, Opts, Session};
 use super::store::{Happened, Inbox};
+use super::tls::{TlsError, Wire};
 use super::{Trouble, Why};
 use crate::base::Rev;
 use crate::kernel::proc::{self, Waker};
-use crate::kernel::socket::{self, Stream};
+use crate::kernel::socket;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -38,12 +39,14 @@ pub(super) struct Driver {
     pub(super) max_record: usize,
 }
 
-type Dialed = Result<Stream, DialError>;
+type Dialed = Result<Wire, DialError>;
 
 struct Work {
     driver: Driver,
     session: Session<Waiter>,
-    stream: Option<Stream>,
+    stream: Option<Wire>,
+    /// There may be more to read without waiting.
+    has_more: bool,
     /// Streams that were asked for; one thread at a time makes them.
     dialed: (Sender<Dialed>, Receiver<Dialed>),
     is_dialing: bool,
@@ -68,6 +71,7 @@ impl Driver {
             session: Session::new(opts, now),
             driver: self,
             stream: None,
+            has_more: false,
             dialed: bounded(1),
             is_dialing: false,
             came: Vec::new(),
@@ -89,9 +93,13 @@ impl Work {
     /// Waits, and does what there is to be done; false to end.
     fn turn(&mut self) -> bool {
         let timeout = self.session.timeout();
-        let timeout = timeout.map(|at| at.saturating_duration_since(Instant::now()));
-        let writes = !self.session.outgoing().is_empty();
-        let stream = self.stream.as_ref().map(|stream| (stream.as_fd(), writes));
+        let timeout = match self.has_more {
+            true => Some(Duration::ZERO),
+            false => timeout.map(|at| at.saturating_duration_since(Instant::now())),
+        };
+        let has_out = !self.session.outgoing().is_empty();
+        let stream = self.stream.as_ref();
+        let stream = stream.map(|stream| (stream.as_fd(), has_out || stream.wants_write()));
         if socket::wait(&self.driver.waker, stream, timeout).is_err() {
             self.session.end(Why::Closed);
         }
@@ -149,10 +157,10 @@ impl Work {
         if self.is_dialing {
             return;
         }
-        let (address, sender) = (self.driver.server.address.clone(), self.dialed.0.clone());
+        let (server, sender) = (self.driver.server.clone(), self.dialed.0.clone());
         let waker = self.driver.waker.clone();
         let spawned = proc::spawn("zring-dial", move || {
-            let _ = sender.send(dial::dial(&address));
+            let _ = sender.send(dial::dial(&server));
             waker.wake();
         });
         match spawned {
@@ -180,17 +188,21 @@ impl Work {
 
     fn read(&mut self) {
         let mut total = 0;
+        self.has_more = false;
         while total < TURN_BYTES
             && let Some(stream) = &mut self.stream
         {
             let trouble = match stream.read(&mut self.buf) {
+                Ok(0) if matches!(stream, Wire::Tls(..)) && !self.session.is_registered() => {
+                    Trouble::Dial(TlsError::Rejected.into())
+                }
                 Ok(0) => Trouble::Closed,
                 Ok(n) => {
                     total += n;
                     self.session.received(Instant::now(), &self.buf[..n]);
                     self.settle();
                     // Less than asked for: nothing more is there.
-                    if n < self.buf.len() {
+                    if n < self.buf.len() && matches!(self.stream, Some(Wire::Plain(_))) {
                         return;
                     }
                     continue;
@@ -202,15 +214,18 @@ impl Work {
             self.session.lost(Instant::now(), trouble);
             self.settle();
         }
+        self.has_more = self.stream.is_some();
     }
 
     fn write(&mut self) {
         while let Some(stream) = &mut self.stream {
             let out = self.session.outgoing();
-            if out.is_empty() {
-                return;
-            }
-            match stream.write(out) {
+            let written = match out.is_empty() {
+                true if stream.wants_write() => stream.flush().map(|()| 0),
+                true => return,
+                false => stream.write(out),
+            };
+            match written {
                 Ok(n) => {
                     out.drain(..n);
                     self.session.sent(Instant::now(), n);

@@ -30,12 +30,14 @@ mod store;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod vigil;
 
 pub use dial::{Address, DialError, Server};
 pub use link::{Came, Health, Link, Sink, ZeoView};
 pub use store::{Notice, ZeoEvent, ZeoOpenError, ZeoPoll, ZeoStore};
 pub use sync::Gap;
+pub use tls::{TlsError, TlsFiles};
 
 use crate::base::{Oid, Tid};
 use crate::store::LoadError;

@@ -193,6 +193,11 @@ impl<W> Session<W> {
         matches!(self.phase, Phase::Dialing { .. })
     }
 
+    /// Whether the server has taken us in.
+    pub(super) fn is_registered(&self) -> bool {
+        matches!(self.phase, Phase::Syncing(_) | Phase::Running { .. })
+    }
+
     /// The stream is there.
     pub(super) fn dialed(&mut self, now: Instant) {
         assert!(self.is_dialing(), "BUG: a stream that nobody wants");
