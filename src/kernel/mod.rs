@@ -4,11 +4,12 @@
 //! behind it: `queue` (FUSE over io_uring), `dev` (messages of `/dev/fuse`), on `ring` (one io_uring) or on
 //! poll(2). `file` reads the database, `loads` does so where io_uring is forbidden. `notify` writes
 //! notifications, `proc` pins threads and reads what the machine is. `client` is who opened something. `process` and `pidfd` are for who looks at a mount
-//! from outside: what serves it, who holds it, and how they are ended.
+//! from outside: what serves it, who holds it, and how they are ended. `calls` counts what the ETag engine asks of file systems.
 //!
 //! Nothing here knows what a request means. A held request is a value ([`port::Held`]): it is answered once or
 //! handed on, and dropping it is a bug.
 
+pub mod calls;
 pub mod client;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod dev;
