@@ -4,7 +4,7 @@
 //! read. Kernels that stamp finely once somebody looked (*multigrain*) make each later write visible. Elsewhere a record is racy when its
 //! file's times lie so near before the look that another write could have got the same stamp.
 //!
-//! A time in the future is racy everywhere: the clock that made it is not ours, or was set back.
+//! A time in the future is racy everywhere ([`Grain::is_ahead`]): the clock that made it is not ours, or was set back.
 
 use crate::base::{Stamp, Witness};
 
@@ -32,7 +32,7 @@ impl Grain {
         }
         let newest = witness.mtime.max(witness.ctime);
         match self {
-            Self::Multi => newest > looked,
+            Self::Multi => false,
             // Of a file without nanoseconds the second is the grain, whatever its neighbours have.
             Self::Nanos(nanos) => {
                 let whole = witness.mtime.ns == 0 && witness.ctime.ns == 0;
@@ -94,8 +94,10 @@ mod tests {
         };
         let long_ago = Stamp { s: i64::MIN, ns: 0 };
         for grain in [Grain::Multi, TICK, SECOND, FAT] {
-            assert!(grain.is_racy(&file(far, at(0)), at(1000), false));
-            assert!(grain.is_racy(&file(at(0), far), at(1000), false));
+            let fine = grain == Grain::Multi;
+            assert!(grain.is_racy(&file(far, at(0)), at(1000), false) != fine);
+            assert!(grain.is_racy(&file(at(0), far), at(1000), false) != fine);
+            assert!(Grain::is_ahead(&file(far, at(0)), at(1000)));
             assert!(!grain.is_racy(&file(long_ago, long_ago), at(1000), false));
             assert!(
                 grain.is_racy(&file(long_ago, long_ago), long_ago, false) || grain == Grain::Multi

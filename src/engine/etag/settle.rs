@@ -1,7 +1,7 @@
 //! What becomes of a file that was read: a record, another try, or a reason why not.
 
 use super::check::Pass;
-use super::config::{Counter, Found, XattrUse};
+use super::config::{Counter, Found, XattrUse, wall_now};
 use super::hash::{Outcome, Shared, Thread};
 use super::queue::{Item, Rank};
 use crate::base::{Algo, Digest, Stamp, Witness};
@@ -130,7 +130,8 @@ pub(super) fn settle(
         (Outcome::Digest(_), Some((dir, read))) => {
             let a = &read.a;
             let racy = pass.root.grain.is_racy(&a.witness, read.looked, a.verity);
-            let ahead = Grain::is_ahead(&a.witness, read.looked) && !a.verity;
+            // Ahead of now, not of the look: it may have been written between that moment and the look itself.
+            let ahead = Grain::is_ahead(&a.witness, wall_now()) && !a.verity;
             if racy && !ahead && may_try {
                 // Another moment, and its times are old enough to say something.
                 let pause = match pass.root.grain {
@@ -139,7 +140,7 @@ pub(super) fn settle(
                 };
                 return again(shared, item, pause);
             }
-            let record = record(shared, &item, dir, &read, racy);
+            let record = record(shared, &item, dir, &read, racy || ahead);
             pass.pulse.add(Counter::Hashed, 1);
             pass.pulse.add(Counter::HashedBytes, a.witness.size);
             conclude(pass, batch, &item, a, &record, ahead);
