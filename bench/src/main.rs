@@ -8,6 +8,7 @@ mod client;
 mod commit;
 mod content;
 mod data;
+mod etag;
 #[path = "../peers/fuser.rs"]
 mod fuser_peer;
 mod inside;
@@ -34,7 +35,7 @@ use std::path::{Path, PathBuf};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELP: &str = "\
-zring-bench run DIR all|quick|speed|scale|commit|watch   everything; data and mounts under DIR
+zring-bench run DIR all|quick|speed|scale|commit|watch|etag   everything; data and mounts under DIR
 zring-bench gen blocks|scale|index FILE [N]    make a database
 zring-bench stub MNT uring|dev|plain [FILE]    zeros, or the bytes of FILE, over a transport
 zring-bench fuser DATABASE MNT         the peer
@@ -47,6 +48,7 @@ zring-bench tail-bytes BLOCKS STEP     what it weighs, when one of each STEP blo
 zring-bench moves MNT uring|dev|plain BLKSIZE BLOCKS   what moving blocks costs by itself
 zring-bench churn FILE BLKSIZE BLOCKS DATA   a writer, directed by lines
 zring-bench watcher MNT OID,...        clients of head/watch and a reader, directed by lines
+zring-bench walk DIR                   lists and asks for attributes on all cores, and compares nothing
 zring-bench client PROGRAM ...         read: touch, stride, fault, seq, direct, warm, cold, drop, cat, hold
 ";
 
@@ -82,6 +84,7 @@ fn main() -> Result<()> {
             churn::run(Path::new(file), blksize, blocks, data.parse()?)
         }
         ["watcher", at, oids] => watcher::run(Path::new(at), oids),
+        ["walk", dir] => etag::walk(Path::new(dir)),
         ["run", dir, what] => run(Path::new(dir), what),
         _ => bail!("{HELP}"),
     }
@@ -100,13 +103,15 @@ fn run(dir: &Path, what: &str) -> Result<()> {
         objects: 1_000_000,
     };
     let (size, speed, scale, commit, watch) = match what {
+        "etag" => (full, false, false, false, false),
+        "etag-quick" => (quick, false, false, false, false),
         "all" => (full, true, true, true, true),
         "speed" => (full, true, false, false, false),
         "scale" => (full, false, true, false, false),
         "commit" => (full, false, false, true, false),
         "watch" => (full, false, false, false, true),
         "quick" => (quick, true, true, true, true),
-        _ => bail!("run what? all, quick, speed, scale, commit or watch"),
+        _ => bail!("run what? all, quick, speed, scale, commit, watch, etag or etag-quick"),
     };
     let python = std::env::var_os("ZRING_PYTHON").map(PathBuf::from);
     let mut bench = Bench::new(dir, size)?;
@@ -122,6 +127,9 @@ fn run(dir: &Path, what: &str) -> Result<()> {
     }
     if watch {
         watch::run(&mut bench, &mut report)?;
+    }
+    if matches!(what, "all" | "quick" | "etag" | "etag-quick") {
+        etag::run(&bench, &mut report)?;
     }
     report.end(&Path::new(env!("CARGO_MANIFEST_DIR")).join("record"), what)
 }
