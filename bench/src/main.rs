@@ -8,6 +8,7 @@ mod client;
 mod commit;
 mod content;
 mod data;
+mod etag;
 #[path = "../peers/fuser.rs"]
 mod fuser_peer;
 mod inside;
@@ -35,7 +36,7 @@ use std::path::{Path, PathBuf};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELP: &str = "\
-zring-bench run DIR all|quick|speed|scale|commit|watch|zeo   everything; data and mounts under DIR
+zring-bench run DIR all|quick|speed|scale|commit|watch|zeo|etag   everything; data and mounts under DIR
 zring-bench zeo-read FILE BLK          a block of `zeo`, compared; how long reading took, in us
 zring-bench gen blocks|scale|index FILE [N]    make a database
 zring-bench stub MNT uring|dev|plain [FILE]    zeros, or the bytes of FILE, over a transport
@@ -49,6 +50,7 @@ zring-bench tail-bytes BLOCKS STEP     what it weighs, when one of each STEP blo
 zring-bench moves MNT uring|dev|plain BLKSIZE BLOCKS   what moving blocks costs by itself
 zring-bench churn FILE BLKSIZE BLOCKS DATA   a writer, directed by lines
 zring-bench watcher MNT OID,...        clients of head/watch and a reader, directed by lines
+zring-bench walk DIR                   lists and asks for attributes on all cores, and compares nothing
 zring-bench client PROGRAM ...         read: touch, stride, fault, seq, direct, warm, cold, drop, cat, hold
 ";
 
@@ -85,6 +87,7 @@ fn main() -> Result<()> {
             churn::run(Path::new(file), blksize, blocks, data.parse()?)
         }
         ["watcher", at, oids] => watcher::run(Path::new(at), oids),
+        ["walk", dir] => etag::walk(Path::new(dir)),
         ["run", dir, what] => run(Path::new(dir), what),
         _ => bail!("{HELP}"),
     }
@@ -103,6 +106,8 @@ fn run(dir: &Path, what: &str) -> Result<()> {
         objects: 1_000_000,
     };
     let (size, speed, scale, commit, watch, zeo) = match what {
+        "etag" => (full, false, false, false, false, false),
+        "etag-quick" => (quick, false, false, false, false, false),
         "all" => (full, true, true, true, true, true),
         "speed" => (full, true, false, false, false, false),
         "scale" => (full, false, true, false, false, false),
@@ -110,7 +115,7 @@ fn run(dir: &Path, what: &str) -> Result<()> {
         "watch" => (full, false, false, false, true, false),
         "zeo" => (full, false, false, false, false, true),
         "quick" => (quick, true, true, true, true, true),
-        _ => bail!("run what? all, quick, speed, scale, commit, watch or zeo"),
+        _ => bail!("run what? all, quick, speed, scale, commit, watch, zeo, etag or etag-quick"),
     };
     let python = std::env::var_os("ZRING_PYTHON").map(PathBuf::from);
     let mut bench = Bench::new(dir, size)?;
@@ -129,6 +134,9 @@ fn run(dir: &Path, what: &str) -> Result<()> {
     }
     if zeo {
         zeo::run(&bench, &mut report, python.as_deref())?;
+    }
+    if matches!(what, "all" | "quick" | "etag" | "etag-quick") {
+        etag::run(&bench, &mut report)?;
     }
     report.end(&Path::new(env!("CARGO_MANIFEST_DIR")).join("record"), what)
 }

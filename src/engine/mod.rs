@@ -11,6 +11,7 @@ mod answer;
 pub mod buffer;
 pub mod control;
 pub mod daemon;
+pub mod etag;
 mod follow;
 pub mod glog;
 mod history;

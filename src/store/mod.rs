@@ -14,6 +14,7 @@
 //! Positions, connections and the like never leave a back end; errors are typed, and say which object.
 
 pub mod any;
+pub mod catalog;
 pub mod file;
 pub mod normal;
 pub mod zeo;

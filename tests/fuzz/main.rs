@@ -12,6 +12,7 @@
 //! runs are noted in `RECORD.md`. To add a decoder: a module, a folder of the corpus, a line here.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod etag;
 mod fs1;
 mod fuse;
 mod mutate;
