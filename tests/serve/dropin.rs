@@ -496,7 +496,8 @@ fn a_start_that_fails_says_why_and_leaves_nothing() {
     for (zurl, text) in [
         ("file:///nowhere/Data.fs", "nowhere"),
         ("/plain/path", "is not a database address"),
-        ("zeo://localhost:1", "not supported"),
+        ("neo://name@localhost:1", "not supported"),
+        ("zeo://localhost:1", "cannot connect"),
     ] {
         zurl.clone_into(&mut scene.zurl);
         let ended = scene.refused(&[]);

@@ -149,8 +149,7 @@ pub enum ZeoOpenError {
     Connect {
         /// Where.
         address: String,
-        /// How.
-        #[source]
+        /// How, told whole: what is logged of a connection has no chain.
         trouble: Trouble,
     },
     /// It took too long.
@@ -160,7 +159,7 @@ pub enum ZeoOpenError {
         address: String,
     },
     /// A thread or a descriptor is missing.
-    #[error("the system has no room for a connection: {0}")]
+    #[error("the system has no room for a connection")]
     Resources(#[source] io::Error),
 }
 
