@@ -230,13 +230,18 @@ impl Thread {
             .due
             .iter()
             .map(|(at, _)| at.saturating_duration_since(now));
-        let first = due.min().unwrap_or(Duration::from_millis(100));
+        let first = due.min();
+        let longest = Duration::from_millis(100);
         if self.ring.pending() == 0 {
-            // Nothing to reap: the ring's wait would return at once.
-            proc::pause(first.min(Duration::from_millis(100)));
+            // Nothing to reap: the ring's wait would return at once. With nothing due either, it is the queue that is waited for.
+            if let Some(first) = first {
+                proc::pause(first.min(longest));
+            }
             return Duration::ZERO;
         }
-        first.clamp(Duration::from_micros(100), Duration::from_millis(100))
+        first
+            .unwrap_or(longest)
+            .clamp(Duration::from_micros(100), longest)
     }
 
     pub(super) fn flush(&mut self) {
