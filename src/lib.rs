@@ -95,6 +95,7 @@
 pub mod base;
 pub mod cli;
 pub mod engine;
+pub mod etag;
 pub mod fs;
 pub mod iso;
 pub mod kernel;

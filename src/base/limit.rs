@@ -120,3 +120,14 @@ pub const HISTORY_CHANGES_MAX: usize = 8 << 20;
 pub const ZHEAD_LINES_MAX: usize = 100_000;
 /// How long an advance waits for the kernel's pages, which it gives without waiting for anything.
 pub const KEEP_DEADLINE_MS: u64 = 50;
+
+/// Watching: bytes of events read at once; an event with two names of 255 bytes takes 700.
+pub const WATCH_EVENT_BYTES: usize = 256 << 10;
+/// Watching: directories whose place is remembered, some 200 bytes each. A look-up takes 6 us, so being forgotten costs little.
+pub const WATCH_HANDLES_MAX: usize = 64 << 10;
+/// Watching: directories above one another. A chain of parents that is longer is a circle.
+pub const TREE_DEPTH_WATCHED_MAX: usize = 4096;
+/// Watching: paths that wait to be looked at. Beyond it the whole tree is looked at instead, which is a second for a million files.
+pub const NOMINEES_MAX: usize = 100_000;
+/// Watching: bytes of those paths.
+pub const NOMINEE_BYTES_MAX: usize = 32 << 20;

@@ -4,6 +4,7 @@
 //! checked a length, and none panics whatever the bytes are.
 
 pub mod fs1;
+pub mod fsevent;
 pub mod fuse;
 pub mod pickle;
 pub mod watch;
