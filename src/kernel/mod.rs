@@ -5,6 +5,7 @@
 //! poll(2). `file` reads the database, `loads` does so where io_uring is forbidden. `notify` writes
 //! notifications, `proc` pins threads and reads what the machine is. `client` is who opened something. `process` and `pidfd` are for who looks at a mount
 //! from outside: what serves it, who holds it, and how they are ended. `calls` counts what the ETag engine asks of file systems.
+//! `watch` tells what changes in a tree, by fanotify or by `inotify`, and opens no file for it.
 //!
 //! Nothing here knows what a request means. A held request is a value ([`port::Held`]): it is answered once or
 //! handed on, and dropping it is a bug.
@@ -16,6 +17,7 @@ pub mod dev;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod file;
 mod held;
+mod inotify;
 pub mod loads;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod map;
@@ -32,3 +34,5 @@ pub mod process;
 pub mod queue;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod ring;
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
+pub mod watch;

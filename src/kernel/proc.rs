@@ -209,6 +209,33 @@ pub fn wait_for_stop(limit: Option<Duration>) -> bool {
     matches!(fd.read_signal(), Ok(Some(_)))
 }
 
+/// The stopping signals as a descriptor, for who waits for other things too.
+#[derive(Debug)]
+pub struct StopFd(SignalFd);
+
+impl StopFd {
+    /// Leaves the stopping signals to it, in this thread and those it starts.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn new() -> io::Result<Self> {
+        block_signals()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self(SignalFd::with_flags(&stop_signals(), flags)?))
+    }
+
+    /// Readable when one came.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Number of the next one that came.
+    pub fn take(&self) -> Option<u8> {
+        let info = self.0.read_signal().ok().flatten()?;
+        u8::try_from(info.ssi_signo).ok()
+    }
+}
+
 /// Becomes a session of its own with nothing open to the terminal; stderr goes to the file `log`.
 ///
 /// # Errors
