@@ -33,6 +33,8 @@ pub struct Rules {
     pub writing: Duration,
     /// After the first event of several, whatever follows.
     pub longest: Duration,
+    /// Moments at which looks begin are multiples of this, so that one look is of many.
+    pub grain: Duration,
     /// From the end of a pass to the next.
     pub verify_every: Duration,
     /// At least between two passes that lost events ask for.
@@ -49,6 +51,7 @@ impl Default for Rules {
             settled: Duration::from_millis(500),
             writing: Duration::from_secs(5),
             longest: Duration::from_secs(30),
+            grain: Duration::from_millis(100),
             verify_every: Duration::from_secs(3600),
             between: Duration::from_secs(1),
             paths_max: NOMINEES_MAX,
@@ -222,12 +225,12 @@ impl Nominate {
         if matches!(self.whole, Whole::Dirty { .. }) {
             return; // the pass will see it
         }
-        let due = now + wait;
+        let due = self.round_up(now + wait);
         if let Some((path, old)) = self.waiting.get_key_value(path) {
             let (path, old) = (Rc::clone(path), *old);
             let new = Waiting {
                 first: old.first,
-                due: due.min(old.first + longest),
+                due: due.min(self.round_up(old.first + longest)),
                 tree: old.tree || tree,
             };
             self.order.remove(&(old.due, Rc::clone(&path)));
@@ -246,6 +249,12 @@ impl Nominate {
         let first = now;
         self.order.insert((due, Rc::clone(&path)));
         self.waiting.insert(path, Waiting { first, due, tree });
+    }
+
+    fn round_up(&self, at: Moment) -> Moment {
+        let grain = self.rules.grain.as_nanos().max(1);
+        let nanos = at.as_nanos().next_multiple_of(grain);
+        Moment::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// Everything is to be looked at.
