@@ -9,6 +9,8 @@ pub mod limit;
 pub mod rev;
 pub mod span;
 pub mod tidtime;
+pub mod witness;
 
 pub use id::{BlkNo, BlkSize, Fh, NodeId, Oid, Tid, Unique};
 pub use rev::Rev;
+pub use witness::{Algo, Digest, Stamp, Witness};

@@ -2,12 +2,13 @@
 //!
 //! One binary; `mount.zring` and `mount.fuse.zring` are other names of it, for mount(8), and so is `wcfs`, for clients of the
 //! server that it takes the place of. Exit codes: 0 good, 1 failed, 2 usage, 3 not mounted, 5 refused for safety, 6 timed out,
-//! 7 permission; `serve` knows 0 and 2 alone.
+//! 7 permission; `serve` knows 0 and 2 alone, `etag` has its own.
 
 mod args;
 mod check;
 mod demo;
 mod doctor;
+mod etag;
 mod goflag;
 mod look;
 mod mount;
@@ -37,6 +38,7 @@ zring: big files out of ZODB, through one exact page cache
   zring demo [DIR]                          write a small database, mount it, read it, commit to it, unmount
   zring check [--deep] ZURL                 verify a database as zring sees it
   zring tree ZURL OID [--at TID] [--dot]    the block table of a big file; --diff TID1 TID2: what changed in it
+  zring etag scan|check|get|export ...      whether files of a tree changed, and their ETags; `zring etag --help`
   zring doctor                              what this machine offers
   zring version [--json]
 
@@ -89,6 +91,10 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         _ if rest.first().is_some_and(|word| word == "serve") => {
             rest.remove(0);
             return serve::command(Args::new(rest));
+        }
+        _ if rest.first().is_some_and(|word| word == "etag") => {
+            rest.remove(0);
+            return etag::command(Args::new(rest));
         }
         _ => command(rest),
     };

@@ -4,13 +4,16 @@
 //! behind it: `queue` (FUSE over io_uring), `dev` (messages of `/dev/fuse`), on `ring` (one io_uring) or on
 //! poll(2). `file` reads the database, `loads` does so where io_uring is forbidden. `notify` writes
 //! notifications, `proc` pins threads and reads what the machine is. `client` is who opened something. `process` and `pidfd` are for who looks at a mount
-//! from outside: what serves it, who holds it, and how they are ended. `calls` counts what the ETag engine asks of file systems.
+//! from outside: what serves it, who holds it, and how they are ended. `stat` and `chain` are what the ETag
+//! engine asks of file systems, `calls` counts it.
 //! `watch` tells what changes in a tree, by fanotify or by `inotify`, and opens no file for it.
 //!
 //! Nothing here knows what a request means. A held request is a value ([`port::Held`]): it is answered once or
 //! handed on, and dropping it is a bug.
 
 pub mod calls;
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
+pub mod chain;
 pub mod client;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod dev;
@@ -34,5 +37,7 @@ pub mod process;
 pub mod queue;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod ring;
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
+pub mod stat;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod watch;

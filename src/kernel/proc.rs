@@ -146,6 +146,28 @@ impl WallTime {
     }
 }
 
+/// Has the calling thread step back for all others: nice, or (`idle`) only when nobody else wants the processor. Its reads wait for those
+/// of others too. Being refused costs manners, not correctness.
+pub fn step_back(idle: bool) {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const IOPRIO_LOWEST: libc::c_int = 2 << 13 | 7;
+    const IOPRIO_IDLE: libc::c_int = 3 << 13;
+    let nice = || {
+        // SAFETY: takes numbers alone; 0 is the calling thread.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+    };
+    nice();
+    if idle {
+        // SAFETY: all zeros is a valid `sched_param`, and the one this policy wants.
+        let param: libc::sched_param = unsafe { std::mem::zeroed() };
+        // SAFETY: `param` is live for the call.
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) };
+    }
+    let class = if idle { IOPRIO_IDLE } else { IOPRIO_LOWEST };
+    // SAFETY: takes numbers alone.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, class) };
+}
+
 /// Lets some time pass.
 #[allow(
     clippy::disallowed_methods,
@@ -192,6 +214,15 @@ fn stop_signals() -> SigSet {
 /// Never on Linux.
 pub fn block_signals() -> io::Result<()> {
     Ok(stop_signals().thread_block()?)
+}
+
+/// Waits for a stopping signal; the exit status of who is ended by it.
+pub fn wait_for_stop_code() -> u8 {
+    loop {
+        if let Ok(signal) = stop_signals().wait() {
+            return u8::try_from(128 + signal as i32).unwrap_or(u8::MAX);
+        }
+    }
 }
 
 /// Waits for a stopping signal, at most `limit`; false when none came.

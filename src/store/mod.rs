@@ -13,6 +13,7 @@
 //!
 //! Positions, connections and the like never leave a back end; errors are typed, and say which object.
 
+pub mod catalog;
 pub mod file;
 pub mod normal;
 pub mod zurl;

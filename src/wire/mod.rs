@@ -3,6 +3,8 @@
 //! Every reader here is a function from bytes to a value or a typed error; none allocates before it has
 //! checked a length, and none panics whatever the bytes are.
 
+pub mod catalog;
+pub mod etag;
 pub mod fs1;
 pub mod fsevent;
 pub mod fuse;

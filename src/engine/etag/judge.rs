@@ -1,0 +1,207 @@
+//! What is said of one file, and done about it.
+
+use super::config::{Counter, Found, XattrUse};
+use super::dir::{Here, Worker};
+use super::queue::{Item, Rank};
+use crate::base::Algo;
+use crate::etag::pick::in_share;
+use crate::etag::{Reason, State, Trust, Verdict};
+use crate::kernel::stat::{self, Stat};
+use crate::wire::catalog::{Entry, Op, Record, flag};
+use crate::wire::etag::{self as attribute, Tag};
+use std::ffi::CStr;
+use std::io;
+
+impl Worker {
+    /// Judges one file.
+    #[inline]
+    pub(super) fn file(
+        &mut self,
+        here: &mut Here<'_>,
+        name: &CStr,
+        found: &Stat,
+        entry: Option<&Entry<'_>>,
+    ) {
+        self.tally.files += 1;
+        let Some(entry) = entry.filter(|entry| !entry.is_dir()) else {
+            return self.unknown(here, name, found);
+        };
+        let mut record = entry.record();
+        if self.pass.rebound {
+            record.flags |= flag::IMPORTED;
+        }
+        let trust = self.pass.config.trust;
+        let verdict = Verdict::of(trust, &record, &found.witness, found.verity, here.now);
+        self.tally.states[verdict.state as usize] += 1;
+        if verdict.state == State::Fresh {
+            let config = &self.pass.config;
+            if in_share(config.verify, self.pass.seed, here.path, name.to_bytes()) {
+                self.pass
+                    .queue(here.item(name, found, Rank::Verify, Some(record)));
+            } else if self.pass.sink.wants_fresh() {
+                self.say(
+                    here,
+                    name.to_bytes(),
+                    verdict,
+                    Some(found),
+                    Some(&record),
+                    None,
+                );
+            }
+            return;
+        }
+        let rank = match (verdict.state, verdict.reason) {
+            (State::Racy, _) => Rank::Racy,
+            (State::Imported, _) => Rank::Imported,
+            (_, Some(Reason::Ctime)) => Rank::Ctime,
+            _ => Rank::Stale,
+        };
+        if self.pass.scan.is_some() {
+            self.pass.queue(here.item(name, found, rank, Some(record)));
+        } else {
+            self.say(
+                here,
+                name.to_bytes(),
+                verdict,
+                Some(found),
+                Some(&record),
+                None,
+            );
+        }
+    }
+
+    /// A file without a record.
+    fn unknown(&mut self, here: &mut Here<'_>, name: &CStr, found: &Stat) {
+        if let Some(record) = self.attribute(here, name, found) {
+            let trust = self.pass.config.trust;
+            let verdict = Verdict::of(trust, &record, &found.witness, found.verity, here.now);
+            self.tally.states[verdict.state as usize] += 1;
+            self.note(&Op::Put {
+                dir: here.path,
+                name: name.to_bytes(),
+                record,
+            });
+            let queued = verdict.state != State::Fresh && self.pass.scan.is_some();
+            if queued {
+                self.pass
+                    .queue(here.item(name, found, Rank::Imported, Some(record)));
+            } else if verdict.state != State::Fresh || self.pass.sink.wants_fresh() {
+                self.say(
+                    here,
+                    name.to_bytes(),
+                    verdict,
+                    Some(found),
+                    Some(&record),
+                    None,
+                );
+            }
+            return;
+        }
+        self.tally.states[State::New as usize] += 1;
+        let item = here.item(name, found, Rank::New, None);
+        if let Some(item) = self.pass.defer(item) {
+            if self.pass.scan.is_some() {
+                self.pass.queue(item);
+            } else {
+                let verdict = Verdict::new(State::New, None);
+                self.say(here, name.to_bytes(), verdict, Some(found), None, None);
+            }
+        }
+    }
+
+    /// What the attribute of a new file says, if that is of the file as it is.
+    fn attribute(&self, here: &Here<'_>, name: &CStr, found: &Stat) -> Option<Record> {
+        let config = &self.pass.config;
+        if config.xattr == XattrUse::Off || config.algo != Algo::Sha256 {
+            return None;
+        }
+        let mut value = [0; attribute::ASK_BYTES];
+        let len = match stat::getxattr_at(here.fd, name, attribute::NAME, &mut value) {
+            Ok(len) => len,
+            Err(e) => {
+                if e.raw_os_error() == Some(libc::ERANGE) {
+                    self.pass.pulse.add(Counter::BadAttrs, 1);
+                }
+                return None;
+            }
+        };
+        let Ok(tag) = Tag::parse(&value[..len]) else {
+            self.pass.pulse.add(Counter::BadAttrs, 1);
+            return None;
+        };
+        (tag.mtime == found.witness.mtime).then(|| Record {
+            witness: found.witness,
+            digest: tag.digest,
+            hashed_at: i64::try_from(here.now.nanos()).unwrap_or(i64::MAX),
+            flags: flag::IMPORTED,
+        })
+    }
+
+    pub(super) fn unreadable(
+        &mut self,
+        here: &Here<'_>,
+        name: &CStr,
+        entry: Option<&Entry<'_>>,
+        error: &io::Error,
+    ) {
+        self.tally.files += 1;
+        self.tally.states[State::Unreadable as usize] += 1;
+        let errno = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        let record = entry.map(Entry::record);
+        let verdict = Verdict::new(State::Unreadable, None);
+        self.say(here, name.to_bytes(), verdict, None, record.as_ref(), errno);
+    }
+
+    /// A record without a file.
+    pub(super) fn gone(&mut self, here: &Here<'_>, name: &[u8], record: &Record) {
+        if self.pass.config.trust != Trust::Strict {
+            return self.pass.defer_gone(here.path, name, record);
+        }
+        self.tally.states[State::Gone as usize] += 1;
+        self.say(
+            here,
+            name,
+            Verdict::new(State::Gone, None),
+            None,
+            Some(record),
+            None,
+        );
+        self.note(&Op::Remove {
+            dir: here.path,
+            name,
+        });
+    }
+
+    pub(super) fn say(
+        &self,
+        here: &Here<'_>,
+        name: &[u8],
+        verdict: Verdict,
+        stat: Option<&Stat>,
+        record: Option<&Record>,
+        errno: Option<i32>,
+    ) {
+        self.pass.sink.found(&Found {
+            dir: here.path,
+            name,
+            verdict,
+            stat,
+            record,
+            errno,
+        });
+    }
+}
+
+impl Here<'_> {
+    fn item(&mut self, name: &CStr, found: &Stat, rank: Rank, old: Option<Record>) -> Item {
+        Item {
+            dir: self.shared(),
+            name: name.into(),
+            stat: *found,
+            looked: self.now,
+            rank,
+            old,
+            tries: 0,
+        }
+    }
+}

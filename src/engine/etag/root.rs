@@ -1,0 +1,291 @@
+//! A root: opened once, and what its file system is worth.
+
+use super::config::Config;
+use crate::base::{Algo, Digest};
+use crate::etag::{Grain, racy};
+use crate::kernel::mountinfo;
+use crate::kernel::stat::{self, Freshness, Kind, Resolve, Stat};
+use crate::store::catalog::Identity;
+use nix::sys::statfs::fstatfs;
+use std::ffi::CString;
+use std::fmt::Write as _;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Why a root cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// It is not there, a link that leads in a circle, or may not be entered.
+    #[error("{} cannot be opened as a root", .path.display())]
+    Open {
+        /// The root.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It is a file.
+    #[error("{} is not a directory; `zring etag get` takes files", .0.display())]
+    NotADirectory(PathBuf),
+    /// It is served by this program.
+    #[error("{} is a mount of zring: its files have tags of their own, and walking into it may wait for ourselves; --allow-fuse-self does it all the same", .0.display())]
+    Ours(PathBuf),
+}
+
+/// A root.
+#[derive(Debug)]
+pub struct Root {
+    /// As it was named.
+    pub path: PathBuf,
+    /// Without links.
+    pub canonical: PathBuf,
+    /// What it is.
+    pub identity: Identity,
+    /// How finely its stamps tell writes apart.
+    pub grain: Grain,
+    /// Whether a rename shows in ctime: then files may be opened and looked at by name.
+    pub renames_show: bool,
+    /// Whether stores through mappings may never show.
+    pub mapped_hide: bool,
+    /// Whether attributes may be taken from a cache.
+    pub fresh: Freshness,
+    fd: OwnedFd,
+    dev: u64,
+    ino: u64,
+}
+
+const EXT4: i64 = 0xef53;
+const XFS: i64 = 0x5846_5342;
+const BTRFS: i64 = 0x9123_683e;
+const TMPFS: i64 = 0x0102_1994;
+const FUSE: i64 = 0x6573_5546;
+const NFS: i64 = 0x6969;
+const SMB2: i64 = 0xfe53_4d42;
+const CIFS: i64 = 0xff53_4d42;
+const FAT: i64 = 0x4d44;
+const EXFAT: i64 = 0x2011_bab0;
+const OVERLAY: i64 = 0x794c_7630;
+
+fn type_name(magic: i64) -> String {
+    let known = [
+        (EXT4, "ext4"),
+        (XFS, "xfs"),
+        (BTRFS, "btrfs"),
+        (TMPFS, "tmpfs"),
+        (FUSE, "fuse"),
+        (NFS, "nfs"),
+        (SMB2, "smb2"),
+        (CIFS, "cifs"),
+        (FAT, "vfat"),
+        (EXFAT, "exfat"),
+        (OVERLAY, "overlay"),
+    ];
+    let name = known.iter().find(|(m, _)| *m == magic).map(|(_, n)| *n);
+    name.map_or_else(|| format!("{magic:#x}"), str::to_owned)
+}
+
+/// The number of a root: of its path without links, so that all names of it are one.
+pub fn root_id(canonical: &Path) -> String {
+    use sha2::Digest as _;
+    let hash: [u8; 32] = sha2::Sha256::digest(canonical.as_os_str().as_bytes()).into();
+    Digest(hash).to_string()[..32].to_owned()
+}
+
+fn cstring(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+impl Root {
+    /// Opens a directory as a root.
+    ///
+    /// # Errors
+    /// It is none, or one that is not to be walked.
+    pub fn open(path: &Path, config: &Config) -> Result<Self, RootError> {
+        let failed = |source| RootError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let canonical = path.canonicalize().map_err(failed)?;
+        let name = cstring(&canonical).map_err(failed)?;
+        // Before anything in it is touched: a mount of our own may be waiting for us.
+        let ours = covering(&canonical).is_some_and(|mount| mount.is_ours());
+        if ours && !config.allow_ours {
+            return Err(RootError::Ours(path.to_owned()));
+        }
+        let fd =
+            stat::open_dir(None, &name, Resolve::root()).map_err(|e| match e.raw_os_error() {
+                Some(libc::ENOTDIR) => RootError::NotADirectory(path.to_owned()),
+                _ => failed(e),
+            })?;
+        let own = stat::stat_fd(fd.as_fd()).map_err(failed)?;
+        let facts = fstatfs(&fd).map_err(|e| failed(e.into()))?;
+        #[allow(
+            clippy::useless_conversion,
+            reason = "it is unsigned with other C libraries"
+        )]
+        let magic = i64::try_from(facts.filesystem_type().0).unwrap_or(0);
+        let local = matches!(magic, EXT4 | XFS | BTRFS | TMPFS);
+        let uuid = stat::fs_uuid(fd.as_fd()).map(|uuid| {
+            let mut text = String::new();
+            for byte in uuid {
+                let _ = write!(text, "{byte:02x}");
+            }
+            text
+        });
+        let strict = config.trust == crate::etag::Trust::Strict;
+        Ok(Self {
+            path: path.to_owned(),
+            identity: Identity {
+                root_id: root_id(&canonical),
+                root: canonical.to_string_lossy().into_owned(),
+                fs_uuid: uuid,
+                fs_type: type_name(magic),
+            },
+            canonical,
+            grain: match magic {
+                FAT | EXFAT => racy::FAT,
+                _ if local && kernel_at_least(6, 13) => Grain::Multi,
+                _ => racy::TICK,
+            },
+            renames_show: local,
+            mapped_hide: magic == TMPFS,
+            fresh: if !strict && matches!(magic, NFS | SMB2 | CIFS | FUSE) {
+                Freshness::Cached
+            } else {
+                Freshness::Usual
+            },
+            fd,
+            dev: own.dev,
+            ino: own.witness.ino,
+        })
+    }
+
+    /// Its descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// A descriptor of its own for somebody else.
+    pub(super) fn dup(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
+    /// Its device and inode.
+    pub fn place(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
+    /// Finds out about a file system that is not known, by writing and looking in a state directory on it.
+    pub fn probe_grain(&mut self, state: &Path) {
+        if self.grain != racy::TICK {
+            return;
+        }
+        let dev_of = |path: &Path| {
+            let fd = stat::open_dir(None, &cstring(path).ok()?, Resolve::root()).ok()?;
+            Some(stat::stat_fd(fd.as_fd()).ok()?.dev)
+        };
+        if dev_of(state) == Some(self.dev) && probe(state).unwrap_or(false) {
+            self.grain = Grain::Multi;
+        }
+    }
+}
+
+/// Whether each of 64 writes after a look gets a stamp of its own.
+fn probe(dir: &Path) -> io::Result<bool> {
+    use crate::kernel::calls::{self, Class};
+    use std::io::Write as _;
+    let name = dir.join(format!(".grain-{}", std::process::id()));
+    let mut options = std::fs::File::options();
+    let mut file = calls::open(
+        Class::State,
+        &name,
+        options.write(true).create(true).truncate(true),
+    )?;
+    let mut look = || -> io::Result<Stat> {
+        file.write_all(b"x")?;
+        stat::stat_fd(file.as_fd())
+    };
+    let mut all = || -> io::Result<bool> {
+        let mut last = look()?.witness;
+        for _ in 0..64 {
+            let next = look()?.witness;
+            if next.mtime == last.mtime || next.ctime == last.ctime {
+                return Ok(false);
+            }
+            last = next;
+        }
+        Ok(true)
+    };
+    let found = all();
+    let _ = std::fs::remove_file(&name);
+    found
+}
+
+/// The mount that a path is on.
+fn covering(path: &Path) -> Option<mountinfo::Mounted> {
+    let mounts = mountinfo::all().into_iter();
+    let on = mounts.filter(|m| path.starts_with(&m.path));
+    // Of mounts on one path the last is the one seen.
+    on.max_by_key(|m| m.path.as_os_str().len())
+}
+
+/// Whether a device is that of a mount of this program.
+pub(super) fn is_ours(dev: u64) -> bool {
+    let mounts = mountinfo::all();
+    let mut ours = mounts.iter().filter(|m| m.is_ours());
+    ours.any(|m| u64::from(m.device.0) << 32 | u64::from(m.device.1) == dev)
+}
+
+fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else {
+        return false;
+    };
+    let release = name.release().to_string_lossy().into_owned();
+    let mut parts = release
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|n| n.parse::<u32>().ok());
+    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    found >= (major, minor)
+}
+
+/// A digest as it grows.
+#[derive(Clone, Debug)]
+pub(super) enum Hasher {
+    Sha256(sha2::Sha256),
+    Blake3(Box<blake3::Hasher>),
+}
+
+impl Hasher {
+    pub(super) fn new(algo: Algo) -> Self {
+        match algo {
+            Algo::Sha256 => Self::Sha256(sha2::Digest::new()),
+            Algo::Blake3 => Self::Blake3(Box::default()),
+        }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => sha2::Digest::update(hasher, bytes),
+            Self::Blake3(hasher) => drop(hasher.update(bytes)),
+        }
+    }
+
+    pub(super) fn end(self) -> Digest {
+        match self {
+            Self::Sha256(hasher) => Digest(sha2::Digest::finalize(hasher).into()),
+            Self::Blake3(hasher) => Digest(*hasher.finalize().as_bytes()),
+        }
+    }
+}
+
+/// Whether a path can be a root: a directory, links to it included.
+pub(super) fn kind_of(path: &Path) -> io::Result<Kind> {
+    let meta = std::fs::metadata(path)?;
+    Ok(match meta {
+        meta if meta.is_dir() => Kind::Dir,
+        meta if meta.is_file() => Kind::File,
+        _ => Kind::Other,
+    })
+}

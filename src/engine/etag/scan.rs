@@ -1,0 +1,137 @@
+//! A scan: a check whose findings are hashed while it goes on.
+
+use super::check::{Pass, ScanSide, Summary};
+use super::config::{Config, Pulse, Sink};
+use super::hash::{self, How, Outcome, Shared};
+use super::links::Links;
+use super::owner::Owner;
+use super::queue::Queue;
+use super::root::{Root, kind_of};
+use super::throttle::Throttle;
+use crate::base::Digest;
+use crate::kernel::proc;
+use crate::kernel::stat::{self, Kind, Resolve, Stat};
+use crate::store::catalog::{Catalog, CatalogError};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+/// Why a scan failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// No room for a thread.
+    #[error("a thread cannot be started")]
+    Thread(#[from] io::Error),
+    /// What was found could not be written down. The tree was looked at all the same.
+    #[error("what was found cannot be kept")]
+    Catalog {
+        /// Why.
+        #[source]
+        source: CatalogError,
+        /// What was found.
+        summary: Box<Summary>,
+    },
+}
+
+/// Checks a tree, hashes what is not fresh, and keeps what it learns. Gives the catalog back.
+///
+/// # Errors
+/// The catalog cannot be written: it is as it was, and what was found is in the error.
+pub fn scan(
+    root: Root,
+    config: Config,
+    catalog: Box<dyn Catalog>,
+    sink: Arc<dyn Sink>,
+    pulse: Arc<Pulse>,
+) -> Result<(Summary, Box<dyn Catalog>), ScanError> {
+    let began = Instant::now();
+    let snapshot = catalog.runs();
+    let rebound = catalog.manifest().rebound;
+    let owner = Owner::start(catalog)?;
+    let queue = Arc::new(Queue::new());
+    let side = ScanSide {
+        queue: Arc::clone(&queue),
+        owner: owner.handle(),
+    };
+    let bounds = config.hash;
+    let pass = Pass::new(
+        root,
+        config,
+        Some(snapshot),
+        rebound,
+        sink,
+        Arc::clone(&pulse),
+        Some(side),
+    );
+    let shared = Arc::new(Shared {
+        pass: Arc::clone(&pass),
+        queue: Arc::clone(&queue),
+        owner: owner.handle(),
+        throttle: Throttle::new(bounds.bps, bounds.files_per_sec, bounds.pressure),
+        links: Links::default(),
+        no_attrs: AtomicBool::new(false),
+    });
+    let mut threads = Vec::new();
+    for _ in 0..bounds.threads.max(1) {
+        let shared = Arc::clone(&shared);
+        threads.push(proc::spawn("zring-hash", move || hash::run(shared))?);
+    }
+    let ran = pass.run();
+    let check = began.elapsed();
+    queue.close();
+    for thread in threads {
+        thread.join().expect("a panic ends the process");
+    }
+    ran?;
+    // All handles but the owner's own go with these.
+    drop(shared);
+    drop(pass);
+    let (catalog, outcome) = owner.end();
+    let mut summary = Summary::of(&pulse, began, check);
+    match outcome {
+        Ok(()) => Ok((summary, catalog)),
+        Err(source) => {
+            summary.wall = began.elapsed();
+            Err(ScanError::Catalog {
+                source,
+                summary: Box::new(summary),
+            })
+        }
+    }
+}
+
+/// Hashes one file now, as a scan does: twice if it changes meanwhile. None: it keeps changing, or is no regular file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn hash_one(path: &Path, config: &Config) -> io::Result<Option<(Digest, Stat)>> {
+    if kind_of(path)? != Kind::File {
+        return Ok(None);
+    }
+    let canonical = path.canonicalize()?;
+    let dir = canonical.parent().unwrap_or(Path::new("/"));
+    let name = CString::new(canonical.file_name().unwrap_or_default().as_bytes())?;
+    let dir = CString::new(dir.as_os_str().as_bytes())?;
+    let dir = stat::open_dir(None, &dir, Resolve::root())?;
+    let how = How {
+        resolve: Resolve::below(true),
+        algo: config.algo,
+        settle: config.hash.settle,
+    };
+    let mut buf = vec![0; 1 << 20];
+    for _ in 0..2 {
+        match hash::read_one(dir.as_fd(), &name, how, &mut buf, |_| ()) {
+            Ok(read) => return Ok(Some((read.digest, read.a))),
+            Err(Outcome::Failed(errno)) => return Err(io::Error::from_raw_os_error(errno)),
+            Err(Outcome::Lost) => return Err(io::ErrorKind::NotFound.into()),
+            Err(Outcome::Kind) => return Ok(None),
+            Err(_) => {}
+        }
+    }
+    Ok(None)
+}
