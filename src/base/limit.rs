@@ -131,3 +131,5 @@ pub const TREE_DEPTH_WATCHED_MAX: usize = 4096;
 pub const NOMINEES_MAX: usize = 100_000;
 /// Watching: bytes of those paths.
 pub const NOMINEE_BYTES_MAX: usize = 32 << 20;
+/// Trace of a start: calls kept one by one, some 150 bytes each; further ones are counted.
+pub const TRACE_CALLS_MAX: usize = 1 << 20;

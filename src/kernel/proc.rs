@@ -117,6 +117,24 @@ pub fn thread_id() -> i32 {
     nix::unistd::gettid().as_raw()
 }
 
+/// Name of the calling thread.
+pub fn thread_name() -> String {
+    std::thread::current().name().unwrap_or("?").to_owned()
+}
+
+/// Processor time that all threads of this process have used.
+pub fn cpu_time() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else {
+        return Duration::ZERO;
+    };
+    let of = |t: nix::sys::time::TimeVal| {
+        let micros = t.tv_sec() * 1_000_000 + t.tv_usec();
+        Duration::from_micros(micros.try_into().unwrap_or_default())
+    };
+    of(usage.user_time()) + of(usage.system_time())
+}
+
 /// A moment as clocks on the wall show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WallTime {

@@ -44,6 +44,12 @@ impl Engine {
             Self::Inotify => "inotify",
         }
     }
+
+    /// The engine of this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let all = [Self::Fanotify, Self::FanotifyMoves, Self::Inotify];
+        all.into_iter().find(|engine| engine.name() == name)
+    }
 }
 
 /// Something happened at a path.
@@ -230,10 +236,27 @@ impl Fan {
                 libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO,
             ),
         };
-        Self::with(root, engine, report, COMMON | names)
+        Self::with(
+            root,
+            open_directory(root),
+            engine,
+            InitFlags::from_bits_retain(report),
+            COMMON | names,
+        )
     }
 
-    fn with(root: &Path, engine: Engine, report: u32, mask: u64) -> Result<Self, WatchError> {
+    /// `mount` is the root, opened.
+    fn with(
+        root: &Path,
+        mount: io::Result<File>,
+        engine: Engine,
+        report: InitFlags,
+        mask: u64,
+    ) -> Result<Self, WatchError> {
+        let mount = mount.map_err(|source| WatchError::Root {
+            root: root.to_owned(),
+            source,
+        })?;
         let refused = |call| {
             move |errno: Errno| WatchError::Engine {
                 engine,
@@ -241,14 +264,8 @@ impl Fan {
                 source: errno.into(),
             }
         };
-        let mount = open_directory(root).map_err(|source| WatchError::Root {
-            root: root.to_owned(),
-            source,
-        })?;
-        let flags = InitFlags::FAN_CLASS_NOTIF
-            | InitFlags::FAN_CLOEXEC
-            | InitFlags::FAN_NONBLOCK
-            | InitFlags::from_bits_retain(report);
+        let flags =
+            InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK | report;
         let notify = Fanotify::init(flags, EventFFlags::O_RDONLY).map_err(refused("init"))?;
         let mark = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
         let mask = MaskFlags::from_bits_retain(mask);
@@ -472,7 +489,8 @@ fn handle_of(dir: BorrowedFd<'_>) -> Result<OwnHandle, Errno> {
 
 /// Who opens what on a file system, told by the kernel: a witness beside our own counting.
 ///
-/// It hears of every process; the caller picks its own. O_PATH raises nothing, and neither do opens of what is already open.
+/// It hears of every process; the caller picks its own. O_PATH raises nothing. Opens of one thing that were not read in between are
+/// told of once.
 #[derive(Debug)]
 pub struct OpenLog(Fan);
 
@@ -482,9 +500,12 @@ impl OpenLog {
     /// # Errors
     /// See [`WatchError`].
     pub fn open(root: &Path) -> Result<Self, WatchError> {
-        let report = libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID;
+        // It is read when all is over, and must not have lost anything by then.
+        let report = InitFlags::from_bits_retain(libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID)
+            | InitFlags::FAN_UNLIMITED_QUEUE;
         let mask = libc::FAN_OPEN | libc::FAN_ONDIR | libc::FAN_EVENT_ON_CHILD;
-        Fan::with(root, Engine::Fanotify, report, mask).map(Self)
+        // The witness does not count what it opens itself.
+        Fan::with(root, File::open(root), Engine::Fanotify, report, mask).map(Self)
     }
 
     /// Readable when there is something to read.

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use zring::engine::etag::Pulse;
 use zring::engine::etag::watch::{self, Ended, Left, Opts, Said, Tree};
 use zring::etag::nominate::{Nominee, Rules, Tally};
 use zring::kernel::watch::Engine;
@@ -68,18 +69,18 @@ impl Bytes {
 impl Tree for Bytes {
     type Error = &'static str;
 
-    fn pass(&mut self, stop: &AtomicBool) -> Result<Left, Self::Error> {
+    fn pass(&mut self, pulse: &Arc<Pulse>) -> Result<Left, Self::Error> {
         if !self.root.exists() {
             return Err("the root is gone");
         }
-        while self.slow.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
+        while self.slow.load(Ordering::Relaxed) && !pulse.is_cancelled() {
             std::thread::sleep(Duration::from_millis(5));
         }
         *self.known.lock().unwrap() = self.now();
         Ok(Left::default())
     }
 
-    fn look(&mut self, nominees: &[Nominee], _: &AtomicBool) -> Result<Left, Self::Error> {
+    fn look(&mut self, nominees: &[Nominee], _: &Arc<Pulse>) -> Result<Left, Self::Error> {
         let refuse = Ordering::Relaxed;
         let less = self
             .refuses

@@ -13,6 +13,8 @@
 //! What looking at a tree means is somebody else's ([`Tree`]). What was not in order afterwards is looked at again, after a wait that
 //! doubles each time. Directories that cannot be watched for want of room are looked at every [`Opts::rest_every`], and said so.
 
+use super::config::Pulse;
+use super::walk::locked;
 use crate::base::limit::NOMINEES_MAX;
 use crate::etag::nominate::{Moment, Nominate, Nominee, Rules, Sign, Tally, Task};
 use crate::kernel::proc::{self, Waker};
@@ -24,8 +26,8 @@ use rustc_hash::FxHashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A tree of which something is known.
@@ -33,17 +35,17 @@ pub trait Tree: Send + 'static {
     /// Why it cannot be looked at any more.
     type Error: Send + 'static;
 
-    /// Looks at all of it. Soon after `stop` is set it ends, and keeps what it has.
+    /// Looks at all of it. Soon after `pulse` is cancelled it ends, and keeps what it has.
     ///
     /// # Errors
     /// What makes watching pointless: the root is gone, what is known cannot be kept.
-    fn pass(&mut self, stop: &AtomicBool) -> Result<Left, Self::Error>;
+    fn pass(&mut self, pulse: &Arc<Pulse>) -> Result<Left, Self::Error>;
 
     /// Looks at these.
     ///
     /// # Errors
     /// The same.
-    fn look(&mut self, nominees: &[Nominee], stop: &AtomicBool) -> Result<Left, Self::Error>;
+    fn look(&mut self, nominees: &[Nominee], pulse: &Arc<Pulse>) -> Result<Left, Self::Error>;
 }
 
 /// What was not in order when a task ended: files that were written to while they were read.
@@ -85,7 +87,7 @@ impl Opts {
 }
 
 /// What the caller is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Said {
     /// The tree is marked, by this engine and with so many watches; the first pass begins.
     Marked {
@@ -111,8 +113,8 @@ pub enum Said {
         tally: Tally,
         /// Paths that wait.
         waiting: usize,
-        /// Whether something is looked at now.
-        busy: bool,
+        /// What is looked at now.
+        busy: Option<Arc<Pulse>>,
     },
 }
 
@@ -188,12 +190,36 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// Ends what the looking thread does, and all it might do next.
+#[derive(Debug, Default)]
+struct Halt {
+    stopped: AtomicBool,
+    pulse: Mutex<Arc<Pulse>>,
+}
+
+impl Halt {
+    /// Counters and token for the next task.
+    fn begin(&self) -> Arc<Pulse> {
+        let pulse = Pulse::new();
+        *locked(&self.pulse) = Arc::clone(&pulse);
+        if self.stopped.load(Ordering::SeqCst) {
+            pulse.cancel();
+        }
+        pulse
+    }
+
+    fn now(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        locked(&self.pulse).cancel();
+    }
+}
+
 /// The thread that looks.
 struct Looker<E> {
     tasks: Sender<Task>,
     done: Receiver<Result<Left, E>>,
     waker: Waker,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Halt>,
     thread: std::thread::JoinHandle<()>,
 }
 
@@ -202,13 +228,14 @@ impl<E: Send + 'static> Looker<E> {
         let (tasks, todo) = bounded(1);
         let (tell, done) = bounded(1);
         let waker = Waker::new()?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Arc::<Halt>::default();
         let (wake, halt) = (waker.clone(), Arc::clone(&stop));
         let thread = proc::spawn("zring-look", move || {
             for task in todo {
+                let pulse = halt.begin();
                 let left = match task {
-                    Task::Pass => tree.pass(&halt),
-                    Task::Look(nominees) => tree.look(&nominees, &halt),
+                    Task::Pass => tree.pass(&pulse),
+                    Task::Look(nominees) => tree.look(&nominees, &pulse),
                     Task::Rest => Ok(Left::default()),
                 };
                 if tell.send(left).is_err() {
@@ -228,7 +255,7 @@ impl<E: Send + 'static> Looker<E> {
 
     /// Cancels what is under way and waits for its end.
     fn end(self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.now();
         drop(self.tasks);
         drop(self.done);
         let _ = self.thread.join();
@@ -354,7 +381,9 @@ impl<E: Send + 'static> Watch<'_, E> {
             said(Said::Progress {
                 tally: self.all.tally(),
                 waiting: self.all.waiting(),
-                busy: self.busy.is_some(),
+                busy: self
+                    .busy
+                    .map(|_| Arc::clone(&locked(&self.looker.stop.pulse))),
             });
         }
     }
