@@ -172,3 +172,16 @@ pub const ANSWER_MS: u64 = 15_000;
 pub const RATE_MS: u64 = 10_000;
 /// What has to come, or to leave, in that time while a message is under way: 64 KiB a second.
 pub const RATE_BYTES_MIN: usize = 640 << 10;
+
+/// Watching: bytes of events read at once; an event with two names of 255 bytes takes 700.
+pub const WATCH_EVENT_BYTES: usize = 256 << 10;
+/// Watching: directories whose place is remembered, some 200 bytes each. A look-up takes 6 us, so being forgotten costs little.
+pub const WATCH_HANDLES_MAX: usize = 64 << 10;
+/// Watching: directories above one another. A chain of parents that is longer is a circle.
+pub const TREE_DEPTH_WATCHED_MAX: usize = 4096;
+/// Watching: paths that wait to be looked at. Beyond it the whole tree is looked at instead, which is a second for a million files.
+pub const NOMINEES_MAX: usize = 100_000;
+/// Watching: bytes of those paths.
+pub const NOMINEE_BYTES_MAX: usize = 32 << 20;
+/// Trace of a start: calls kept one by one, some 150 bytes each; further ones are counted.
+pub const TRACE_CALLS_MAX: usize = 1 << 20;

@@ -38,7 +38,8 @@ zring: big files out of ZODB, through one exact page cache
   zring demo [DIR]                          write a small database, mount it, read it, commit to it, unmount
   zring check [--deep] ZURL                 verify a database as zring sees it
   zring tree ZURL OID [--at TID] [--dot]    the block table of a big file; --diff TID1 TID2: what changed in it
-  zring etag scan|check|get|export ...      whether files of a tree changed, and their ETags; `zring etag --help`
+  zring etag scan|check|get|export|watch    whether files of a tree changed, and their ETags; `zring etag --help`
+  zring trace-startup [options] ROOT...     start up to the first pass, and report all that was opened
   zring doctor                              what this machine offers
   zring version [--json]
 
@@ -95,6 +96,10 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         _ if rest.first().is_some_and(|word| word == "etag") => {
             rest.remove(0);
             return etag::command(Args::new(rest));
+        }
+        _ if rest.first().is_some_and(|word| word == "trace-startup") => {
+            rest.remove(0);
+            return etag::trace_startup(Args::new(rest));
         }
         _ => command(rest),
     };

@@ -7,6 +7,7 @@
 //! 2. `merge` finds the record of each name of a directory, in the order in which the kernel gives names, mostly without a look-up.
 //! 3. `member` says which batches of changes count. `rename` lets a digest move with a file where the trust level allows it.
 //! 4. `tag`, `sum`, `json` are the texts that go out and come in; `pick` is which files are looked at.
+//! 5. `nominate` says when a path that somebody touched is looked at again, `scope` which part of a tree that takes.
 //!
 //! The invariant of the whole: **a file is `fresh` only if nothing could have changed its bytes since they were hashed that would not
 //! have shown in what is compared** — as far as the trust level promises. When in doubt a file is hashed again, which costs time and
@@ -17,9 +18,11 @@
 pub mod json;
 pub mod member;
 pub mod merge;
+pub mod nominate;
 pub mod pick;
 pub mod racy;
 pub mod rename;
+pub mod scope;
 pub mod sum;
 pub mod tag;
 pub mod trust;

@@ -11,10 +11,10 @@
 //! class and time, and every other call that took longer than [`SLOW`]. Without an observer no clock is read and no path is built.
 //! An observer is called on the thread that made the call, and must not make counted calls itself.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -158,6 +158,8 @@ static SHARD: [Shard; SHARDS] = [const { Shard([const { AtomicUsize::new(0) }; K
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
+    /// Where names without a path lie, while somebody observes.
+    static WHERE: RefCell<PathBuf> = RefCell::default();
     static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
@@ -232,6 +234,19 @@ static OBSERVER: OnceLock<Observer> = OnceLock::new();
 /// Has every open, and every slow call, told to `observer`, for as long as the process lives; false if somebody else is told already.
 pub fn observe(observer: Observer) -> bool {
     OBSERVER.set(observer).is_ok()
+}
+
+/// Says in which directory the names of this thread's next calls lie; only an observer wants to know.
+#[inline]
+pub fn within(dir: impl FnOnce() -> PathBuf) {
+    if OBSERVER.get().is_some() {
+        WHERE.set(dir());
+    }
+}
+
+/// The whole path of a call, for an observer.
+pub fn whole(path: &Path) -> PathBuf {
+    WHERE.with_borrow(|dir| dir.join(path))
 }
 
 /// Makes a call that is counted; `path` says of what, should somebody want to know.

@@ -131,6 +131,24 @@ pub fn thread_id() -> i32 {
     nix::unistd::gettid().as_raw()
 }
 
+/// Name of the calling thread.
+pub fn thread_name() -> String {
+    std::thread::current().name().unwrap_or("?").to_owned()
+}
+
+/// Processor time that all threads of this process have used.
+pub fn cpu_time() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else {
+        return Duration::ZERO;
+    };
+    let of = |t: nix::sys::time::TimeVal| {
+        let micros = t.tv_sec() * 1_000_000 + t.tv_usec();
+        Duration::from_micros(micros.try_into().unwrap_or_default())
+    };
+    of(usage.user_time()) + of(usage.system_time())
+}
+
 /// A moment as clocks on the wall show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WallTime {
@@ -252,6 +270,33 @@ pub fn wait_for_stop(limit: Option<Duration>) -> bool {
     let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
     let _ = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout);
     matches!(fd.read_signal(), Ok(Some(_)))
+}
+
+/// The stopping signals as a descriptor, for who waits for other things too.
+#[derive(Debug)]
+pub struct StopFd(SignalFd);
+
+impl StopFd {
+    /// Leaves the stopping signals to it, in this thread and those it starts.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn new() -> io::Result<Self> {
+        block_signals()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self(SignalFd::with_flags(&stop_signals(), flags)?))
+    }
+
+    /// Readable when one came.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Number of the next one that came.
+    pub fn take(&self) -> Option<u8> {
+        let info = self.0.read_signal().ok().flatten()?;
+        u8::try_from(info.ssi_signo).ok()
+    }
 }
 
 /// Becomes a session of its own with nothing open to the terminal; stderr goes to the file `log`.

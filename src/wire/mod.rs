@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod etag;
 pub mod fs1;
+pub mod fsevent;
 pub mod fuse;
 pub mod pickle;
 pub mod watch;

@@ -12,6 +12,8 @@ mod options;
 mod output;
 mod pass;
 mod show;
+mod trace;
+mod watch;
 
 use super::args::{Args, Usage};
 use crate::engine::etag::RootError;
@@ -23,6 +25,8 @@ zring etag scan   [options] ROOT...   check, then hash what is not fresh; update
 zring etag check  [options] ROOT...   check alone: changes nothing, opens no file
 zring etag get    [options] PATH...   the ETag of each file
 zring etag export [options] ROOT...   the digests of all fresh files, sorted by path
+zring etag watch  [options] ROOT...   scan, then stay and keep the catalog current
+zring trace-startup [options] ROOT... start as watch does, up to its first pass, and report all that was opened
 
 Any of them:
   --state DIR             where catalogs are kept [$ZRING_STATE/etags]; never inside a ROOT
@@ -53,6 +57,15 @@ scan:
   --verify FRACTION            read this share of the fresh files again; --accept-corrupt takes what is found
   --bench                      the pass over names and attributes alone, timed
 
+watch, with the bounds of scan:
+  --verify-interval D [1h]     a pass over everything this often, whatever the kernel told
+  --watch-by ENGINE            fanotify, fanotify-moves or inotify [the first that is to be had]
+
+trace-startup:
+  --out FILE                   a trace that Perfetto and Chrome open
+  --verify                     have the kernel count opens too; a difference is exit 1 (needs root)
+  --assert-no-data-opens       exit 1 if a file of a ROOT was opened, or directories more than twice
+
 check:
   --against FILE          compare with a list as of sha256sum; - is stdin
 
@@ -81,6 +94,8 @@ enum EtagError {
         #[source]
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Watch(#[from] crate::kernel::watch::WatchError),
     #[error("{0}")]
     Option(String),
 }
@@ -90,6 +105,7 @@ impl EtagError {
         use crate::engine::etag::ScanError;
         match self {
             Self::Usage(_) | Self::Root(_) | Self::Option(_) => 2,
+            Self::Watch(_) => 1,
             Self::Catalog(CatalogError::Locked(_)) => 5,
             Self::Catalog(_) | Self::Scan(ScanError::Catalog { .. }) => 4,
             Self::Io { .. } | Self::Scan(ScanError::Thread(_)) => 3,
@@ -107,16 +123,26 @@ pub(super) fn command(args: Args) -> ExitCode {
         Some("check") => pass::check(rest),
         Some("export") => pass::export(rest),
         Some("get") => get::command(rest),
+        Some("watch") => watch::command(rest),
         Some("help" | "--help" | "-h") => {
             print!("{HELP}");
             Ok(0)
         }
         _ => Err(Usage::Count {
-            expected: "scan, check, get or export",
+            expected: "scan, check, get, export or watch",
             command: "etag",
         }
         .into()),
     };
+    exit(outcome)
+}
+
+/// `zring trace-startup ...`
+pub(super) fn trace_startup(args: Args) -> ExitCode {
+    exit(trace::command(args))
+}
+
+fn exit(outcome: Result<u8, EtagError>) -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -7,6 +7,7 @@ use crate::engine::etag::{Config, HashConfig, MetaEngine, XattrUse};
 use crate::etag::Trust;
 use crate::etag::pick::Exclude;
 use crate::kernel::proc;
+use crate::kernel::watch::Engine as WatchEngine;
 use crate::store::catalog::Engine;
 use crate::store::catalog::place::Wanted;
 use lexopt::prelude::*;
@@ -51,6 +52,13 @@ pub(super) struct Options {
     pub(super) against: Option<PathBuf>,
     pub(super) compute: bool,
     pub(super) if_none_match: Option<String>,
+    /// Of `watch`: a full pass this often, and by which engine of the kernel.
+    pub(super) verify_every: Duration,
+    pub(super) watch_by: Option<WatchEngine>,
+    /// Of `trace-startup`.
+    pub(super) trace_out: Option<PathBuf>,
+    pub(super) witness: bool,
+    pub(super) no_data_opens: bool,
 }
 
 fn default_state() -> PathBuf {
@@ -91,6 +99,11 @@ impl Options {
             against: None,
             compute: false,
             if_none_match: None,
+            verify_every: Duration::from_secs(3600),
+            watch_by: None,
+            trace_out: None,
+            witness: false,
+            no_data_opens: false,
         }
     }
 
@@ -113,6 +126,8 @@ impl Options {
                 Short('0') => "null".to_owned(),
                 Short('q') => "quiet".to_owned(),
                 Short('v') => "verbose".to_owned(),
+                // A word that means a share of files elsewhere.
+                Long("verify") if verb == "trace-startup" => "witness".to_owned(),
                 Long(name) => (*name).to_owned(),
                 Short(_) => return Err(wrong(arg.unexpected())),
             };
@@ -134,10 +149,10 @@ impl Options {
         }
         out.config.exclude =
             Exclude::new(&globs).map_err(|e| EtagError::Option(format!("--exclude: {e}")))?;
-        if verb == "scan" && out.read_only {
-            return Err(EtagError::Option(
-                "a scan writes: --read-only is for check, get and export".to_owned(),
-            ));
+        if matches!(verb, "scan" | "watch" | "trace-startup") && out.read_only {
+            return Err(EtagError::Option(format!(
+                "{verb} writes: --read-only is for check, get and export"
+            )));
         }
         Ok(Some(out))
     }
@@ -157,6 +172,8 @@ impl Options {
             "verbose" => &mut self.verbose,
             "bench" => &mut self.bench,
             "compute" => &mut self.compute,
+            "witness" => &mut self.witness,
+            "assert-no-data-opens" => &mut self.no_data_opens,
             _ => return false,
         };
         *flag = true;
@@ -172,6 +189,7 @@ impl Options {
         match name {
             "state" => self.state = PathBuf::from(value),
             "against" => self.against = Some(PathBuf::from(value)),
+            "out" => self.trace_out = Some(PathBuf::from(value)),
             _ => {
                 let text = value.into_string().map_err(|value| {
                     EtagError::Option(format!("--{name}: {} is no text", value.display()))
@@ -244,6 +262,10 @@ impl Options {
             "settle" => hash.settle = time(&text)?,
             "progress-interval" => self.show_every = time(&text)?.max(Duration::from_millis(10)),
             "max-time" => self.max_time = Some(time(&text)?),
+            "verify-interval" => {
+                self.verify_every = time(&text)?.max(Duration::from_millis(100));
+            }
+            "watch-by" => self.watch_by = Some(one_of(name, &text, WatchEngine::by_name)?),
             _ => unreachable!("names that take values are listed"),
         }
         Ok(())
@@ -274,14 +296,22 @@ fn takes_value(name: &str) -> bool {
             | "verify"
             | "against"
             | "if-none-match"
+            | "verify-interval"
+            | "watch-by"
+            | "out"
     )
 }
 
 fn allowed(verb: &str, name: &str) -> bool {
     match name {
-        "bps" | "files-per-sec" | "mem" | "pressure" | "background" | "hash-threads" | "verify"
-        | "accept-corrupt" | "bench" => verb == "scan",
-        "settle" => verb == "scan" || verb == "get",
+        "bps" | "files-per-sec" | "mem" | "pressure" | "background" | "hash-threads" => {
+            verb == "scan" || verb == "watch" || verb == "trace-startup"
+        }
+        "verify" | "accept-corrupt" | "bench" => verb == "scan",
+        "settle" => verb == "scan" || verb == "get" || verb == "watch",
+        "verify-interval" => verb == "watch",
+        "watch-by" => verb == "watch" || verb == "trace-startup",
+        "out" | "witness" | "assert-no-data-opens" => verb == "trace-startup",
         "against" => verb == "check",
         "compute" | "if-none-match" => verb == "get",
         _ => true,

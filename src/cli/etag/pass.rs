@@ -49,14 +49,14 @@ fn absolute(path: &Path) -> PathBuf {
     }
 }
 
-fn prefix(options: &Options, path: &Path) -> Vec<u8> {
+pub(super) fn prefix(options: &Options, path: &Path) -> Vec<u8> {
     match options.paths.len() {
         1 => Vec::new(),
         _ => path.as_os_str().as_bytes().to_vec(),
     }
 }
 
-fn add(sum: &mut Summary, one: &Summary) {
+pub(super) fn add(sum: &mut Summary, one: &Summary) {
     sum.dirs += one.dirs;
     sum.files += one.files;
     for (a, b) in sum.states.iter_mut().zip(one.states) {
@@ -90,7 +90,7 @@ fn check_root(
     threads(engine::check(root, config, found, sink, Arc::clone(pulse)))
 }
 
-fn threads<T>(done: std::io::Result<T>) -> Result<T, EtagError> {
+pub(super) fn threads<T>(done: std::io::Result<T>) -> Result<T, EtagError> {
     done.map_err(|source| EtagError::Io {
         what: "a thread cannot be started".to_owned(),
         source,

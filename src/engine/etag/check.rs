@@ -296,7 +296,8 @@ impl Pass {
                 continue;
             }
             let path = snapshot.path(run);
-            if is_kept(&path) {
+            let beyond = self.config.scope.as_ref().is_some_and(|s| !s.holds(&path));
+            if beyond || is_kept(&path) {
                 continue;
             }
             if snapshot.load(run, &mut bytes).is_ok()

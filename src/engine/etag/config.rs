@@ -2,6 +2,7 @@
 
 use crate::base::{Algo, Stamp};
 use crate::etag::pick::Exclude;
+use crate::etag::scope::Scope;
 use crate::etag::{State, Trust, Verdict};
 use crate::kernel::stat::Stat;
 use crate::wire::catalog::Record;
@@ -95,6 +96,8 @@ pub struct Config {
     pub accept_corrupt: bool,
     /// Bounds of hashing.
     pub hash: HashConfig,
+    /// The part that is looked at; None for all.
+    pub scope: Option<Arc<Scope>>,
     /// For tests.
     pub bend: Option<Bend>,
 }
@@ -148,6 +151,11 @@ pub trait Sink: Send + Sync {
     /// Whether fresh and skipped ones are told too.
     fn wants_fresh(&self) -> bool {
         false
+    }
+
+    /// Whether files are told that are fresh because they were hashed just now.
+    fn wants_hashed(&self) -> bool {
+        self.wants_fresh()
     }
 
     /// Something that concerns the root as a whole.

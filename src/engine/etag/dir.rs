@@ -11,12 +11,14 @@ use super::walk::{Part, Unit, locked};
 use crate::base::Stamp;
 use crate::etag::merge::Merge;
 use crate::etag::{Grain, Reason, State, Verdict};
+use crate::kernel::calls;
 use crate::kernel::chain::StatRing;
 use crate::kernel::stat::{self, Kind, Listing, Resolve, Stat};
 use crate::wire::catalog::{Batch, DirWitness, Entries, Entry, Op, Run, push_order};
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 /// Names after which a directory is shared out.
@@ -56,6 +58,8 @@ pub(super) struct Here<'a> {
     /// The path once more, made when something has to keep it.
     pub(super) shared: Option<Arc<[u8]>>,
     pub(super) now: Stamp,
+    /// Its files are of no interest: it only leads somewhere.
+    passes_through: bool,
 }
 
 impl Here<'_> {
@@ -139,6 +143,7 @@ impl Worker {
     fn enter(&mut self, parent: &Arc<Node>, name: &CStr) {
         let mut path = std::mem::take(&mut self.path);
         parent.path(&mut path);
+        calls::within(|| self.pass.root.canonical.join(OsStr::from_bytes(&path)));
         if !path.is_empty() {
             path.push(b'/');
         }
@@ -244,6 +249,8 @@ impl Worker {
     fn read(&mut self, node: &Arc<Node>, fd: Arc<OwnedFd>, own: Option<&Stat>) {
         let mut path = Vec::new();
         node.path(&mut path);
+        calls::within(|| self.pass.root.canonical.join(OsStr::from_bytes(&path)));
+        let scope = self.pass.config.scope.clone();
         let now = wall_now();
         // Before anything is listed: a name that comes later moves the times seen here.
         let own = match own.map_or_else(|| stat::stat_fd(fd.as_fd()), |own| Ok(*own)) {
@@ -263,6 +270,7 @@ impl Worker {
             path: &path,
             shared: None,
             now,
+            passes_through: scope.is_some_and(|scope| !scope.looks_in(&path)),
         };
         let mut reading = Reading {
             merge: Merge::new(run_parsed.as_ref()),
@@ -338,6 +346,10 @@ impl Worker {
                 break Ok(false);
             }
             reading.seen += 1;
+            if here.passes_through && name.kind == Kind::File {
+                reading.find(name.name.to_bytes(), false);
+                continue;
+            }
             if shares && reading.seen > LARGE_NAMES && name.kind == Kind::File {
                 self.give(here, reading, &mut given, name.name, fd, run);
             } else if self.ring.is_some() && name.kind == Kind::File {
@@ -415,6 +427,7 @@ impl Worker {
             path: &part.path,
             shared: Some(Arc::clone(&part.path)),
             now: part.now,
+            passes_through: false,
         };
         for (i, (name, &at)) in each_name(&part.names).zip(&part.entries).enumerate() {
             if i % LOOK_NAMES == 0 && self.pass.pulse.is_cancelled() {
@@ -488,6 +501,11 @@ impl Worker {
     fn dir(&mut self, here: &Here<'_>, reading: &mut Reading<'_>, name: &CStr) {
         if !self.is_excluded(here, reading, name.to_bytes(), true) {
             reading.find(name.to_bytes(), true);
+            if let Some(scope) = &self.pass.config.scope
+                && !scope.enters(&super::config::join(here.path, name.to_bytes()))
+            {
+                return;
+            }
             reading.subdirs.push(name.to_owned());
         }
     }

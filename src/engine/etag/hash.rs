@@ -13,7 +13,7 @@
 //! Nothing is read of what is not a regular file. Where rings are forbidden files are read one by one ([`read_one`]).
 
 use super::check::Pass;
-use super::config::wall_now;
+use super::config::{Config, wall_now};
 use super::links::{Links, Share};
 use super::node::open_path;
 use super::owner::Handle;
@@ -141,11 +141,7 @@ pub(super) fn run(shared: Arc<Shared>) {
             Taken::End => return,
         }
     };
-    let share = (config.hash.mem / config.hash.threads.max(1)).max(64 << 10);
-    let piece = (share / 2 / PIECES).clamp(4096, PIECE_BYTES_MAX);
-    let buf = (share.saturating_sub(piece * PIECES) / DEPTH).clamp(512, BUF_BYTES_MAX);
-    let resolve = Resolve::below(config.cross_device);
-    match ReadRing::new(DEPTH, buf, piece, resolve) {
+    match ring_of(config) {
         Ok(ring) => {
             let mut thread = Thread {
                 ring,
@@ -598,4 +594,15 @@ pub(super) fn read_one(
         a,
         looked,
     })
+}
+
+/// The ring of a hash thread, with its share of the buffers.
+///
+/// # Errors
+/// io_uring is forbidden or too old: files are read one by one then.
+pub fn ring_of(config: &Config) -> io::Result<ReadRing> {
+    let share = (config.hash.mem / config.hash.threads.max(1)).max(64 << 10);
+    let piece = (share / 2 / PIECES).clamp(4096, PIECE_BYTES_MAX);
+    let buf = (share.saturating_sub(piece * PIECES) / DEPTH).clamp(512, BUF_BYTES_MAX);
+    ReadRing::new(DEPTH, buf, piece, Resolve::below(config.cross_device))
 }

@@ -15,6 +15,8 @@
 //!
 //! Who calls gives a [`Config`], a [`Sink`] that is told of paths, and a [`Pulse`]: counters to look at and a token to cancel with. A
 //! sink is called on the threads of the pass, many at a time.
+//!
+//! `watch` keeps what is known current: it hears what changes and has that looked at. `trace` keeps what a start did.
 
 mod check;
 mod config;
@@ -30,9 +32,12 @@ pub mod root;
 mod scan;
 mod settle;
 mod throttle;
+pub mod trace;
 mod walk;
+pub mod watch;
 
 pub use check::{Summary, check};
 pub use config::{Bend, Config, Counter, Found, HashConfig, MetaEngine, Pulse, Sink, XattrUse};
+pub use hash::ring_of;
 pub use root::{Root, RootError};
 pub use scan::{ScanError, hash_one, scan};

@@ -313,7 +313,7 @@ fn end(
 ) {
     pass.pulse.leave(counted(item.rank));
     pass.pulse.enter(verdict.state, 1);
-    if verdict.state != State::Fresh || pass.sink.wants_fresh() {
+    if verdict.state != State::Fresh || pass.sink.wants_hashed() {
         pass.sink.found(&Found {
             dir: &item.dir,
             name: item.name.to_bytes(),
