@@ -29,7 +29,6 @@ impl FileService {
         }
         let seen = RefCell::default();
         let hand = task::at_hand(task, &self.cache, &seen);
-        let mut block = vec![0; usize::try_from(blksize.0).expect("16 MiB at most")];
         let len = read::clip(*off, *len, info.size);
         for piece in read::pieces(blksize.0, *off, len) {
             let mut ask = Ask::new(&hand, &mut lacking);
@@ -38,7 +37,7 @@ impl FileService {
                 && let Some(entry) = place.block
             {
                 // Damage is for the READ to find.
-                let _ = zblk::fill(&mut ask, entry.oid, blksize, 0, &mut block);
+                let _ = zblk::parts(&mut ask, entry.oid);
             }
         }
         lacking.sort_unstable();

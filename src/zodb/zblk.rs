@@ -69,6 +69,26 @@ pub fn fill<O: Objects + ?Sized>(
     }
 }
 
+/// Asks for everything that a block consists of; of what is at hand no byte is touched, and nothing is checked.
+pub fn parts<O: Objects + ?Sized>(ask: &mut Ask<'_, O>, oid: Oid) -> Result<Step<()>, ZodbError> {
+    let Some(object) = ask.get(oid)? else {
+        return Ok(Step::Need);
+    };
+    let &Object::Blk1 { chunktab } = object else {
+        return Ok(Step::Done(()));
+    };
+    let tree = TreeRef {
+        root: chunktab,
+        family: Family::Io,
+    };
+    btree::range(ask, tree, i64::MIN, i64::MAX, &mut |ask, _, chunk| {
+        Ok(match ask.get(chunk.oid)? {
+            Some(_) => Step::Done(()),
+            None => Step::Need,
+        })
+    })
+}
+
 /// A range of a block, written from front to back.
 struct Target<'t> {
     /// Where the range begins in the block.
