@@ -14,7 +14,7 @@
 //!                  |
 //!                engine          threads, channels, the loop
 //!               /      \
-//!   decides    fs      store     does: bringing objects in
+//!   decides  fs etag   store     does: bringing objects in, from files and servers; catalogs
 //!           / | \        |  \
 //!       zodb tail iso    |  kernel     every system call of serving, every unsafe block
 //!           \ | /        | /
@@ -24,6 +24,7 @@
 //! ```
 //!
 //! [`tail`] is the history of changes; it stands on `zodb` as `fs` does on both. [`iso`] is what clients are promised.
+//! [`etag`] has nothing to do with mounts: it tells what changed in trees of ordinary files, and [`engine::etag`] looks at them without opening one.
 //!
 //! Start reading at [`engine::serve`], which is what happens to a request, and [`fs::advance`], which is what
 //! happens to a commit. [`kernel::port`] is how requests come in.

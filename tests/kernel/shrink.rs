@@ -6,6 +6,7 @@ use crate::stage::{SOON, Stage};
 
 on_each_transport!(
     pages_behind_a_short_answer_are_zeros_and_stay,
+    a_short_answer_is_the_end_unless_something_expired_meanwhile,
     what_is_being_read_is_not_given_back,
 );
 
@@ -35,6 +36,37 @@ fn pages_behind_a_short_answer_are_zeros_and_stay(transport: Transport) {
     assert!(given_back.ends_with("0+65536 1x2 badx14"), "{given_back}");
     stage.ask("inval 8192 57344");
     assert_eq!(stage.visit("gens {}/data 0 65536"), "1x2 2x14");
+}
+
+/// A READ behind the new end that the kernel does not know of is answered with nothing. It takes that for the end of the file, and shows
+/// the reader nothing, unless any page or the attributes of the file expired while the READ was under way: then it keeps its old size,
+/// and shows zeros (kernel-note 0019).
+fn a_short_answer_is_the_end_unless_something_expired_meanwhile(transport: Transport) {
+    let Some(mut stage) = Stage::up("end", transport, "") else {
+        return;
+    };
+    assert_eq!(stage.visit("stat {}/data"), "size 67108864 mtime 1000000");
+    // Each time another page: one that was shown as zeros stays.
+    for (expires, off, shown) in [
+        (None, 8192, ""),
+        (Some("inval 0 4096"), 12288, "badx1"),
+        (Some("inval-attr"), 16384, "badx1"),
+    ] {
+        stage.ask("set size 67108864");
+        stage.ask("inval-attr");
+        stage.visit("stat {}/data");
+        stage.ask("set size 8192");
+        stage.ask("park READ");
+        let reader = stage.send(&format!("gens {{}}/data {off} 4096 random"));
+        stage.await_parked(1);
+        if let Some(expires) = expires {
+            stage.ask(expires);
+        }
+        stage.ask("release");
+        let said = reader.wait(SOON).out;
+        let found = said.lines().find_map(|line| line.strip_prefix("> "));
+        assert_eq!(found, Some(shown), "{expires:?}: {said}");
+    }
 }
 
 /// The first READ of a mount as a probe: its pages are there, locked, and nobody has filled them.
