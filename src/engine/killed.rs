@@ -32,7 +32,7 @@ pub(super) struct Suspects {
     /// They waited already when this was last looked.
     waiting: Vec<Unique>,
     looked: Option<Instant>,
-    /// They wait for something to happen, and were not looked at since they came.
+    /// They wait for something to happen, and were not looked at since they came: as many as come in [`FRESH`], answered ones too.
     fresh: VecDeque<(Unique, Instant)>,
 }
 
