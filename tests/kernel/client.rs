@@ -5,11 +5,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::{Arc, Barrier};
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, MmapOptions};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -118,6 +119,18 @@ fn perform(words: &[&str], held: &mut Vec<File>) -> io::Result<String> {
             let n = cached.iter().filter(|c| **c).count();
             Ok(format!("{n} without {}", holes.join(",")))
         }
+        // grown PATH LEN OFF: how long the file is said to be, and how long the kernel takes it for; then a page of a mapping of LEN
+        // bytes, which asks nothing
+        "grown" => {
+            let file = File::open(at)?;
+            let size = file.metadata()?.size();
+            println!("> size {size} believed {}", believed(&file)?);
+            io::stdout().flush()?;
+            let (len, off) = (number(2), usize::try_from(number(3)).unwrap());
+            let map = map_to(&file, usize::try_from(len).unwrap())?;
+            map.advise(Advice::Random)?;
+            Ok(generations(&map[off..off + PAGE], number(3)))
+        }
         // many PATH THREADS CPU ADVICE: each thread reads a page of its own
         "many" => {
             let threads = usize::try_from(number(2)).unwrap();
@@ -164,6 +177,35 @@ fn map(file: &File) -> io::Result<Mmap> {
     // SAFETY: the script never makes a mapped file shorter than what a test then touches, and bytes that change
     // are what the tests look for; nothing is derived from them but text.
     unsafe { Mmap::map(file) }
+}
+
+/// Behind what the kernel takes for the end of the file a page is SIGBUS, which some tests look for.
+#[allow(unsafe_code, reason = "see its SAFETY comment")]
+fn map_to(file: &File, len: usize) -> io::Result<Mmap> {
+    // SAFETY: as in `map`, but that the process may end by SIGBUS.
+    unsafe { MmapOptions::new().len(len).map(file) }
+}
+
+/// Size of a file as the kernel has it, which asks nobody.
+#[allow(unsafe_code, reason = "see its SAFETY comment")]
+fn believed(file: &File) -> io::Result<u64> {
+    let mut out = MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: the path ends with a zero, and `out` is a live `struct statx` that the kernel fills.
+    let out = unsafe {
+        let rc = libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            libc::STATX_SIZE,
+            out.as_mut_ptr(),
+        );
+        if rc != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        out.assume_init()
+    };
+    Ok(out.stx_size)
 }
 
 /// Which pages are in the page cache. Brings none in.

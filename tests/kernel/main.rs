@@ -37,6 +37,7 @@ mod stage;
 mod attribute;
 mod channel;
 mod folio;
+mod grown;
 mod killed;
 mod lock;
 mod open;
