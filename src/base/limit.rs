@@ -37,6 +37,9 @@ pub const USER_REQUESTS_PER_SECOND: u32 = 1000;
 pub const LINK_PAUSED_MAX: usize = 16;
 /// Such users that are remembered, 100 bytes each.
 pub const USERS_MAX: usize = 4096;
+/// Requests that wait for something to happen and were not looked at yet, of one worker, 24 bytes each; beyond it those that were answered
+/// are taken out. What is left is held, so it is within [`QUEUE_ENTRIES_MAX`] or [`MESSAGES_MAX`].
+pub const FRESH_MAX: usize = 2 * QUEUE_ENTRIES_MAX;
 /// One line of `head/watch`.
 pub const WATCH_LINE_BYTES_MAX: usize = 4 << 10;
 

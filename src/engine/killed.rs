@@ -9,7 +9,7 @@
 
 use super::serve::FileService;
 use super::task::{Job, Task};
-use crate::base::Unique;
+use crate::base::{Unique, limit};
 use crate::kernel::port::Port;
 use crate::kernel::proc;
 use std::collections::VecDeque;
@@ -32,18 +32,21 @@ pub(super) struct Suspects {
     /// They waited already when this was last looked.
     waiting: Vec<Unique>,
     looked: Option<Instant>,
-    /// They wait for something to happen, and were not looked at since they came: as many as come in [`FRESH`], answered ones too.
+    /// They wait for something to happen, and were not looked at since they came: those of the last [`FRESH`], answered ones too, up to
+    /// [`limit::FRESH_MAX`].
     fresh: VecDeque<(Unique, Instant)>,
 }
 
-impl Suspects {
-    /// Somebody waits for something to happen.
-    pub(super) fn came(&mut self, unique: Unique) {
-        self.fresh.push_back((unique, Instant::now()));
-    }
-}
-
 impl FileService {
+    /// Somebody waits for something to happen.
+    pub(super) fn came_to_wait(&mut self, unique: Unique) {
+        if self.suspects.fresh.len() >= limit::FRESH_MAX {
+            let waiting = self.all_waiting();
+            self.suspects.fresh.retain(|(u, _)| waiting.contains(u));
+        }
+        self.suspects.fresh.push_back((unique, Instant::now()));
+    }
+
     /// The caller of a parked request was signalled.
     pub(super) fn suspect(&mut self, port: &mut Port, unique: Unique) {
         self.suspects.signalled.push(unique);

@@ -2,7 +2,7 @@
 
 use super::history::History;
 use super::shared::{Mailbox, Shared, ToWorker};
-use super::wayout::{self, Reader};
+use super::wayout::{self, Reader, Readers};
 use crate::base::{BlkNo, Oid, Tid};
 use crate::fs::history::Lost;
 use crate::iso::{Action, Caller, Errno, Isolation, LinkId, Outside, Rules, Signal, Uid, Unknown};
@@ -38,8 +38,8 @@ pub(super) struct LinkTable {
     /// Threads of these clients that read and wrote last.
     threads: FxHashMap<LinkId, [u32; 2]>,
     is_strict: bool,
-    /// Who made the READs that wait for pins, and since when they do.
-    readers: FxHashMap<Caller, (Reader, Instant)>,
+    /// READs that wait for pins.
+    readers: Readers,
     looked: Option<Instant>,
     /// Files of which all pages go.
     lost: FxHashSet<Oid>,
@@ -111,7 +111,7 @@ impl LinkTable {
             clients: FxHashMap::default(),
             threads: FxHashMap::default(),
             is_strict: rules.is_strict,
-            readers: FxHashMap::default(),
+            readers: Readers::default(),
             looked: None,
             lost: FxHashSet::default(),
         }
@@ -172,7 +172,7 @@ impl LinkTable {
             return;
         }
         if let OfLink::Ask(caller, .., Some(reader)) = &what {
-            self.readers.insert(*caller, (*reader, now));
+            self.readers.came(*caller, *reader, now);
         }
         let (isolation, outside) = &mut self.asking(history, shared);
         match what {
@@ -264,16 +264,8 @@ impl LinkTable {
             return 0;
         }
         self.looked = Some(now);
-        let late = |since: Instant| now.saturating_duration_since(since) >= wayout::SUSPICIOUS;
-        let late: Vec<Caller> = self
-            .readers
-            .iter()
-            .filter(|&(_, &(_, since))| late(since))
-            .map(|(&caller, _)| caller)
-            .collect();
         let mut taken = 0;
-        for caller in late {
-            let (reader, _) = self.readers[&caller];
+        for (caller, reader) in self.readers.late(now) {
             let links = self.isolation.waits_for(caller);
             let mut clients = links.iter().filter_map(|link| self.clients.get(link));
             if !clients.clone().all(|client| client.has_thread(reader.tid)) {
@@ -285,10 +277,9 @@ impl LinkTable {
             if wayout::is_needed(client, reader)
                 && let Some(worker) = workers.get(caller.worker)
             {
-                self.readers.remove(&caller);
-                let answer = (worker.clone(), caller.unique);
-                wayout::take(client, reader, answer, connection);
-                taken += 1;
+                let readers = &mut self.readers;
+                let is_begun = readers.bring_out(caller, client, worker, connection, now);
+                taken += u64::from(is_begun);
             }
         }
         taken
@@ -314,7 +305,7 @@ impl LinkTable {
                     tell(caller, ToWorker::LinkWrote(caller.unique, result));
                 }
                 Action::Granted(caller, granted) => {
-                    self.readers.remove(&caller);
+                    self.readers.gone(caller);
                     tell(caller, ToWorker::Granted(caller.unique, granted));
                 }
                 Action::Log(link, text) => match self.clients.get(&link) {

@@ -87,7 +87,7 @@ impl FileService {
             return self.reply(port, held, Err(libc::EINTR));
         }
         self.future.push((tid, unique, held));
-        self.suspects.came(unique);
+        self.came_to_wait(unique);
         self.shared.future_lookups.fetch_add(1, Ordering::SeqCst);
         self.wake_future(port); // head may have moved before control could see the count
     }
@@ -225,7 +225,7 @@ impl FileService {
             return self.reply(port, held, Err(libc::EINTR));
         }
         self.zhead_reads.push((fh, unique, held));
-        self.suspects.came(unique);
+        self.came_to_wait(unique);
         self.wake_zhead(port);
     }
 

@@ -32,7 +32,7 @@ use crate::wire::fuse::reply;
 use crate::wire::fuse::request::{self, Op};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -343,6 +343,13 @@ impl FileService {
         let mut all = future.chain(zhead);
         let found = all.find(|(u, _)| **u == unique).map(|(_, held)| held);
         found.or_else(|| self.of_link(unique))
+    }
+
+    /// All that wait for something to happen.
+    pub(super) fn all_waiting(&self) -> FxHashSet<Unique> {
+        let future = self.future.iter().map(|(_, unique, _)| *unique);
+        let zhead = self.zhead_reads.iter().map(|(_, unique, _)| *unique);
+        future.chain(zhead).chain(self.of_links()).collect()
     }
 
     /// Stores a block when nobody has asked for anything for a while; tells when to look again.

@@ -150,7 +150,7 @@ impl FileService {
         let room = Self::room(port, &held);
         let tid = port.request(&held).map_or(0, |request| request.pid);
         self.watching.links.push((unique, held));
-        self.suspects.came(unique);
+        self.came_to_wait(unique);
         let read = OfLink::Read(LinkId(fh.0), self.caller(unique), tid, room);
         self.tell_links(read);
     }
@@ -162,7 +162,7 @@ impl FileService {
         };
         let write = OfLink::Write(LinkId(fh.0), self.caller(unique), tid, data.to_vec());
         self.watching.links.push((unique, held));
-        self.suspects.came(unique);
+        self.came_to_wait(unique);
         self.tell_links(write);
     }
 
@@ -206,6 +206,11 @@ impl FileService {
     pub(super) fn of_link(&self, unique: Unique) -> Option<&Held> {
         let mut links = self.watching.links.iter();
         links.find(|(u, _)| *u == unique).map(|(_, held)| held)
+    }
+
+    /// All of them.
+    pub(super) fn of_links(&self) -> impl Iterator<Item = Unique> + '_ {
+        self.watching.links.iter().map(|(unique, _)| *unique)
     }
 
     /// Its caller was signalled.

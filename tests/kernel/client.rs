@@ -190,21 +190,15 @@ fn map_to(file: &File, len: usize) -> io::Result<Mmap> {
 #[allow(unsafe_code, reason = "see its SAFETY comment")]
 fn believed(file: &File) -> io::Result<u64> {
     let mut out = MaybeUninit::<libc::statx>::zeroed();
+    let (at, to) = (file.as_raw_fd(), out.as_mut_ptr());
     let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
     // SAFETY: the path ends with a zero, and `out` is a live `struct statx` that the kernel fills.
-    let out = unsafe {
-        let rc = libc::statx(
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            libc::STATX_SIZE,
-            out.as_mut_ptr(),
-        );
-        if rc != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        out.assume_init()
-    };
+    let rc = unsafe { libc::statx(at, c"".as_ptr(), flags, libc::STATX_SIZE, to) };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroes are a `struct statx`, and so is what the kernel filled in.
+    let out = unsafe { out.assume_init() };
     Ok(out.stx_size)
 }
 

@@ -27,7 +27,6 @@ Questions come as lines on stdin, each is answered by a line "> <answer>"; what 
 """
 
 import ctypes
-import hashlib
 import os
 import resource
 import select
@@ -80,10 +79,10 @@ class File:
         os.close(fd)
 
     def look(self, blk):
-        data = (ctypes.c_char * self.blksize).from_address(self.base + blk * self.blksize)
-        # So long an input that the thread which answers pins may run while this one is in the fault.
-        hashlib.sha256(data).digest()
-        return stamp(bytes(data[:8]))
+        # Copied by a foreign function: the thread that answers pins may run while this one is in the fault.
+        first = ctypes.create_string_buffer(8)
+        ctypes.memmove(first, self.base + blk * self.blksize, 8)
+        return stamp(first.raw)
 
     def evict(self, blk):
         LIBC.madvise(self.base + blk * self.blksize, self.blksize, MADV_DONTNEED)
