@@ -62,6 +62,9 @@
 //!                                                                        they hold no page and can be interrupted)
 //!   commit, watch request --> objects that the history compares --> database file, or its server, 30 s at most
 //!   OPEN below @tid --> zring-keep --> READs below @tid --> database file
+//!   commit that makes a file shorter, before it is published: 1 s at most, and not while somebody sees it as it was longer
+//!          --> zring-notify --> the store under way, if it is of what lies behind the new end --> READs of that
+//!                           --> the process that asks for the size --> GETATTR; READs behind the new end --> database file
 //!   commit --> workers in the middle of a request
 //!          --> zring-notify --> READs of the changed blocks --> database file
 //!                           --> the store under way, if it is of a changed block --> READs of that block
@@ -69,7 +72,7 @@
 //! ```
 //!
 //! No arrow leads back from a READ to a commit: what a READ waits for of one is over when every worker has moved on, which waits for
-//! nothing. So no circle closes. `tests/sim` runs the commit path against a
+//! nothing. A READ of a file that nobody watches waits for no pin, nor for control: so the one who asks for its size waits for loads alone. So no circle closes. `tests/sim` runs the commit path against a
 //! model of the kernel's page locks and checks just that, and that what stays cached is never stale.
 //!
 //! # The three paths
@@ -84,7 +87,8 @@
 //!
 //! **Commit**: (1) [`store::file`] sees a whole transaction, or a server pushes one. (2) The history compares old and new state of what is tracked
 //! ([`tail::btreediff`]) and says which blocks of which files change. (3) The kernel is asked for its pages of them; what it had
-//! whole is kept, for those who will look for it under `@<tid>` ([`fs::kept`]). (4) The new view is published: every worker
+//! whole is kept, for those who will look for it under `@<tid>` ([`fs::kept`]). Of a file that gets shorter the kernel learns the new end, by
+//! somebody outside who asks ([`kernel::asker`]): then no READ behind it is ever answered from the new view. (4) The new view is published: every worker
 //! takes it before the next thing it does ([`engine::shared`]). (5) What was noted meanwhile is compared too; then the changed
 //! blocks are dropped, and the attributes of files whose size may have changed, and nothing else. (6) `head/at` shows the
 //! transaction, and so does `zhead`.

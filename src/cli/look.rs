@@ -6,7 +6,7 @@
 
 use super::args::Args;
 use super::{Failure, Outcome};
-use crate::kernel::{mount as kmount, mountinfo, process};
+use crate::kernel::{asker, mount as kmount, mountinfo, process};
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -154,6 +154,9 @@ pub(super) fn command(args: Args) -> Outcome {
     let what = words.next().unwrap_or_default();
     let rest: Vec<OsString> = words.collect();
     let path = PathBuf::from(rest.first().cloned().unwrap_or_default());
+    if what == asker::WORDS[1] {
+        return tell_sizes(&rest);
+    }
     let out = &mut io::stdout().lock();
     let done = match what.to_str() {
         Some("stat") => std::fs::metadata(&path).map(|meta| {
@@ -206,6 +209,19 @@ fn told_servers(path: &Path) -> String {
         .iter()
         .map(|server| format!("{}\t{}\t{}\n", server.pid, server.comm, server.fds))
         .collect()
+}
+
+/// Sizes of files, for the daemon: see [`asker`].
+fn tell_sizes(rest: &[OsString]) -> Outcome {
+    let [device, mountpoint] = rest else {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
+    };
+    let device = device.to_str().and_then(|device| device.split_once(':'));
+    let device = device.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    let device = device
+        .ok_or(io::ErrorKind::InvalidInput)
+        .map_err(io::Error::from)?;
+    Ok(asker::serve(device, Path::new(mountpoint))?)
 }
 
 fn tell_stacks(pids: &[OsString], out: &mut impl Write) -> Outcome {

@@ -231,7 +231,7 @@ impl FileService {
         let attr = self
             .shared
             .owner
-            .file(&file, info.size, info.file.blksize.0);
+            .file(&file, file.tell_size(info.size), info.file.blksize.0);
         let held = task.held.as_ref().expect("a LOOKUP is held");
         // A drop that overtakes this answer finds no node whose attributes could expire: under head they are asked for
         // again. Once the kernel knows the node it tells old answers from new ones by itself.
@@ -253,7 +253,8 @@ impl FileService {
         let Some(info) = self.info(task, file.oid, file.id)? else {
             return Ok(None);
         };
-        let attr = self.shared.owner.file(file, info.size, info.file.blksize.0);
+        let size = file.tell_size(info.size);
+        let attr = self.shared.owner.file(file, size, info.file.blksize.0);
         let held = task.held.as_ref().expect("a GETATTR is held");
         Ok(Some(Ok(reply::attr(port.body(held), attr))))
     }

@@ -7,14 +7,16 @@
 //! *failed*: everything under head is EIO and `head/at` stays, until an operator starts anew. Serving on would be
 //! serving the past as the present.
 
+mod sizes;
+
 use super::follow::{self, LOOK_EVERY, Watch};
 use super::history::{self, History, Source, Unloaded};
 use super::links::LinkTable;
-use super::notifier::{Keep, Store};
+use super::notifier::{Keep, Store, ToNotifier};
 use super::retrieval::Retrieval;
 use super::shared::{Mailbox, Published, Shared, ToControl, ToWorker};
 use crate::base::{NodeId, Tid, limit};
-use crate::fs::advance::{Action, Drop, Event as HeadEvent, Head};
+use crate::fs::advance::{Action, Drop, Event as HeadEvent, Head, Shorter};
 use crate::fs::history::{Effect, Failed, Lost, Passing, Why};
 use crate::fs::pagecache;
 use crate::fs::track::Note;
@@ -50,8 +52,8 @@ pub struct Control {
     pub connection: Arc<Connection>,
     /// Every worker.
     pub workers: Vec<Mailbox<ToWorker>>,
-    /// The thread that drops.
-    pub drops: Sender<Vec<Drop>>,
+    /// The thread that drops, and tells the kernel of sizes.
+    pub notifier: Sender<ToNotifier>,
     /// The thread that stores below `@<tid>`.
     pub(super) keeper: Sender<Keep>,
     /// What each worker notes.
@@ -89,6 +91,12 @@ struct Work {
     links: LinkTable,
     /// Files that the transaction under way leaves nothing of.
     lost: Vec<Lost>,
+    /// Files whose size the transaction under way may change.
+    resized: Vec<NodeId>,
+    /// Those that it makes shorter, as the kernel was told.
+    shorter: Vec<Shorter>,
+    /// Files that became shorter while somebody sees them as they were before this, who is not to lose pages by it.
+    unforced: Vec<(Shorter, Tid)>,
     /// The state that not every worker has yet.
     passing: Option<u64>,
     /// When the database is looked at even if nothing tells that it changed.
@@ -121,6 +129,9 @@ impl Control {
                 retrieval: Retrieval::default(),
                 links,
                 lost: Vec::new(),
+                resized: Vec::new(),
+                shorter: Vec::new(),
+                unforced: Vec::new(),
                 passing: None,
                 look_at: Instant::now(),
                 voted: 0,
@@ -148,6 +159,7 @@ impl Work {
                 // What was under way when the database failed comes to nothing.
                 _ if self.control.shared.failed.load(Ordering::Relaxed) => {}
                 ToControl::Look => self.look(),
+                ToControl::Shortened => self.apply(HeadEvent::Shortened),
                 ToControl::Dropped => self.apply(HeadEvent::Dropped),
                 ToControl::DropFailed(error) => {
                     self.control.shared.log.error(error);
@@ -216,6 +228,9 @@ impl Work {
         } = &self.control;
         if !self.links.carry_out(shared, workers) {
             self.abandon();
+        }
+        if !self.unforced.is_empty() {
+            self.catch_up_sizes();
         }
     }
 
@@ -409,9 +424,12 @@ impl Work {
                 let effect = self.found(effect, tid);
                 self.links.lose(&effect.lost);
                 self.lost = effect.lost;
-                Some(HeadEvent::Diffed(effect.changes))
+                let resized = effect.changes.iter().filter(|change| change.is_resized());
+                self.resized = resized.map(|change| change.node).collect();
+                Some(HeadEvent::Diffed(effect.changes, effect.shorter))
             }
             Action::Keep(blocks) => self.keep(&blocks),
+            Action::Shorten(files) => self.shorten(files),
             Action::Publish(_, published) => self.publish(published),
             Action::Join => {
                 let tid = self.head.under_way();
@@ -420,12 +438,13 @@ impl Work {
                 self.lose(&effect.lost, tid);
                 self.lose_clients(&effect.lost, tid);
                 self.links.lose(&effect.lost);
+                self.shorten_late(&effect.shorter, tid);
                 self.proceed();
                 Some(HeadEvent::Joined(effect.changes))
             }
             Action::Drop(tid, drops) => {
                 self.changed_at(tid, &drops);
-                let _ = self.control.drops.send(drops);
+                let _ = self.control.notifier.send(ToNotifier::Drop(drops));
                 None
             }
             Action::Show(tid) => {
@@ -538,6 +557,7 @@ impl Work {
 
     /// Everything that begins from now on is answered as of this.
     fn publish(&mut self, mut published: Published) -> Option<HeadEvent<Published>> {
+        self.hold_sizes();
         let shared = &self.control.shared;
         self.lose(&self.lost, published.tid);
         published.anew = self.history.anew();
@@ -603,7 +623,7 @@ impl Work {
             off: 0,
             len: 0,
         });
-        let _ = self.control.drops.send(whole.collect());
+        let _ = (self.control.notifier).send(ToNotifier::Drop(whole.collect()));
     }
 
     /// `on_epoch=server`: nobody may go on with what is another file now.

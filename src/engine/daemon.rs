@@ -143,7 +143,7 @@ pub fn run(
     }
     let (to_control, control_inbox) = unbounded();
     let control = Mailbox::new(to_control, control_waker.clone());
-    let (drops, drops_inbox) = unbounded();
+    let (notifier, advance) = unbounded();
     let (keeper, keeps_inbox) = unbounded();
 
     let spec = MountSpec {
@@ -194,7 +194,7 @@ pub fn run(
             })
             .collect();
         let inboxes = Inboxes {
-            drops: drops_inbox,
+            advance,
             keeps: keeps_inbox,
         };
         notifier::start(connection, &shared, inboxes, control.clone())?;
@@ -214,7 +214,7 @@ pub fn run(
         shared: Arc::clone(&shared),
         connection: Arc::clone(&running.connection),
         workers,
-        drops,
+        notifier,
         keeper,
         notes,
         inbox: control_inbox,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   zring-notify   drops of an advance    waits for READs of the pages it drops
+//!                  sizes of files         waits for the process that asks for them, a second at most
 //!   zring-store    stores for head        waits for READs of the pages it stores; names that go wait for LOOKUPs
 //!   zring-keep     stores for @<tid>      waits for READs below @<tid>, which wait for nothing but the database
 //! ```
@@ -11,11 +12,12 @@
 //! notifier takes back the stores of what it drops, and waits for the one under way if that is one of them.
 
 use super::shared::{Mailbox, Shared, ToControl, ToWorker};
-use crate::base::limit::{STORE_QUEUE_BYTES_MAX, STORES_MAX};
+use crate::base::limit::{SHORTEN_DEADLINE_MS, STORE_QUEUE_BYTES_MAX, STORES_MAX};
 use crate::base::{NodeId, Unique};
-use crate::fs::advance::Drop;
+use crate::fs::advance::{Drop, Shorter};
 use crate::fs::kept::Piece;
 use crate::fs::tree::{FileNode, Node, fixed};
+use crate::kernel::asker::Asker;
 use crate::kernel::mount::Connection;
 use crate::kernel::notify::{NotifyError, Told, tell};
 use crate::kernel::proc;
@@ -24,8 +26,10 @@ use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Bytes of one STORE; a longer one holds its pages' locks for longer.
 const STORE_BYTES: usize = 256 << 10;
@@ -161,11 +165,22 @@ pub(super) struct Keep {
     pub(super) opener: Option<(Mailbox<ToWorker>, Unique)>,
 }
 
+/// What zring-notify is told.
+#[derive(Debug)]
+pub enum ToNotifier {
+    /// To be dropped, in this order.
+    Drop(Vec<Drop>),
+    /// Files that are about to be shorter: control waits until the kernel knows.
+    Shorten(Vec<Shorter>),
+    /// Files that have become shorter already.
+    Late(Vec<Shorter>),
+}
+
 /// What the threads are told.
 #[derive(Debug)]
 pub(super) struct Inboxes {
-    /// Drops of an advance.
-    pub(super) drops: Receiver<Vec<Drop>>,
+    /// Of an advance.
+    pub(super) advance: Receiver<ToNotifier>,
     /// Stores below `@<tid>`.
     pub(super) keeps: Receiver<Keep>,
 }
@@ -180,17 +195,34 @@ pub(super) fn start(
     inboxes: Inboxes,
     control: Mailbox<ToControl>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let Inboxes { drops, keeps } = inboxes;
+    let Inboxes { advance, keeps } = inboxes;
     let (dropping, storing, keeping) = (connection.clone(), connection.clone(), connection.clone());
     let (withdrawing, stores) = (Arc::clone(shared), Arc::clone(shared));
     Ok(vec![
         proc::spawn("zring-notify", move || {
-            for drops in drops {
-                withdrawing.stores.withdraw(&drops);
-                let mut told = drops.iter().map(|drop| carry_out(&dropping, drop));
-                control.send(match told.find_map(Result::err) {
-                    None => ToControl::Dropped,
-                    Some(error) => ToControl::DropFailed(error),
+            let mut sizes = Sizes::new(&dropping);
+            for told in advance {
+                control.send(match told {
+                    ToNotifier::Drop(drops) => {
+                        withdrawing.stores.withdraw(&drops);
+                        match drop_all(&dropping, &withdrawing, &drops) {
+                            Ok(()) => ToControl::Dropped,
+                            Err(error) => ToControl::DropFailed(error),
+                        }
+                    }
+                    ToNotifier::Shorten(files) => {
+                        withdrawing.stores.withdraw(&behind(&files));
+                        match sizes.shorten(&dropping, &withdrawing, &files, false) {
+                            Ok(()) => ToControl::Shortened,
+                            Err(error) => ToControl::DropFailed(error),
+                        }
+                    }
+                    ToNotifier::Late(files) => {
+                        match sizes.shorten(&dropping, &withdrawing, &files, true) {
+                            Ok(()) => continue,
+                            Err(error) => ToControl::DropFailed(error),
+                        }
+                    }
                 });
             }
         })?,
@@ -198,7 +230,8 @@ pub(super) fn start(
             while let Some(store) = stores.stores.next() {
                 match &store {
                     // Its pages were dropped, or are about to be: nobody drops them again.
-                    Store::Pages { node, .. } if is_gone(&stores, *node) => {}
+                    Store::Pages { node, off, data }
+                        if is_gone(&stores, *node, off + data.len() as u64) => {}
                     Store::Pages { node, off, data } => put(&storing, *node, *off, data),
                     Store::Name(parent, name) => let_go(&storing, &stores, *parent, name),
                 }
@@ -226,8 +259,85 @@ pub(super) fn start(
     ])
 }
 
-fn is_gone(shared: &Shared, node: NodeId) -> bool {
-    matches!(shared.tree().node(node), Some(Node::File(file)) if file.is_gone())
+/// Whether a file is another one now, or about to be shorter than so many bytes.
+fn is_gone(shared: &Shared, node: NodeId, end: u64) -> bool {
+    let Some(Node::File(file)) = shared.tree().node(node) else {
+        return false;
+    };
+    file.is_gone() || !file.may_reach(end)
+}
+
+/// What lies behind the new ends of files.
+fn behind(files: &[Shorter]) -> Vec<Drop> {
+    let behind = files.iter().map(|&Shorter { node, size, .. }| Drop::Pages {
+        node,
+        off: size,
+        len: 0,
+    });
+    behind.collect()
+}
+
+/// Makes the kernel know how long files are.
+struct Sizes {
+    asker: Option<Asker>,
+    has_failed: bool,
+}
+
+impl Sizes {
+    fn new(connection: &Connection) -> Self {
+        let device = connection.device;
+        Self {
+            asker: device.map(|device| Asker::new(connection.mountpoint(), device)),
+            has_failed: false,
+        }
+    }
+
+    /// What the kernel knows of these files expires, and somebody asks for their sizes: what is answered before that counts no more. They
+    /// may be longer again by now if it is `late`.
+    fn shorten(
+        &mut self,
+        connection: &Connection,
+        shared: &Shared,
+        files: &[Shorter],
+        late: bool,
+    ) -> Result<(), NotifyError> {
+        let attributes = files.iter().map(|file| Drop::Attributes(file.node));
+        for attributes in attributes {
+            carry_out(connection, &attributes)?;
+        }
+        let Some(asker) = &mut self.asker else {
+            return Ok(());
+        };
+        let size = |size| if late { u64::MAX } else { size };
+        let names = files
+            .iter()
+            .map(|file| (file.oid.to_string(), size(file.size)));
+        let limit = Duration::from_millis(SHORTEN_DEADLINE_MS);
+        let asked = asker.ask(&names.collect::<Vec<_>>(), limit);
+        let count = files.len() as u64;
+        shared.shortened.fetch_add(count, Ordering::Relaxed);
+        if let Err(error) = asked {
+            shared.unshortened.fetch_add(count, Ordering::Relaxed);
+            if !std::mem::replace(&mut self.has_failed, true) {
+                let text = "the kernel could not be told that files are shorter now: who does not ask for their size may see zeros behind the end";
+                shared.log.warning(format!("{text}: {error}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pages, then attributes: not before that is the kernel told that a file is longer, as of what lay behind its end it may have zeros.
+fn drop_all(connection: &Connection, shared: &Shared, drops: &[Drop]) -> Result<(), NotifyError> {
+    for drop in drops {
+        if let Drop::Attributes(node) = drop
+            && let Some(Node::File(file)) = shared.tree().node(*node)
+        {
+            file.let_size();
+        }
+        carry_out(connection, drop)?;
+    }
+    Ok(())
 }
 
 fn carry_out(connection: &Connection, drop: &Drop) -> Result<Told, NotifyError> {

@@ -7,7 +7,7 @@
 //!   workers --notes--> control          what answers depend on, before they are given
 //!   control --states--> workers         taken by a worker before the next thing it does
 //!   workers --Passed--> control         only when control waits for it
-//!   control --Drop--> notifier --Dropped--> control
+//!   control --Shorten, Drop--> notifier --Shortened, Dropped--> control
 //!   workers --stores--> storer          drops take back what is queued of theirs
 //!   control, workers --kept pages--> keeper --Stored--> workers
 //!   workers --OfLink--> control         what clients write and read, and READs that may need a pin
@@ -89,6 +89,10 @@ pub struct Shared {
     pub isolation: LinkCounts,
     /// Clients brought out of waiting for themselves so far.
     pub ways_out: AtomicU64,
+    /// Files that became shorter so far, and those of them of which the kernel could not be told.
+    pub shortened: AtomicU64,
+    /// See there.
+    pub unshortened: AtomicU64,
     /// Links opened so far.
     pub links: AtomicU64,
     /// Links of users other than the owner.
@@ -219,6 +223,8 @@ impl Shared {
             zhead: Zhead::default(),
             isolation: LinkCounts::default(),
             ways_out: AtomicU64::new(0),
+            shortened: AtomicU64::new(0),
+            unshortened: AtomicU64::new(0),
             links: AtomicU64::new(0),
             admitted: Mutex::default(),
             user_links: setup.user_links,
@@ -373,6 +379,8 @@ impl Shared {
             ("store", self.sum(|c| &c.stores)),
             ("inherited", inherited),
             ("wayout", self.ways_out.load(Ordering::Relaxed)),
+            ("shorter", self.shortened.load(Ordering::Relaxed)),
+            ("shorter_untold", self.unshortened.load(Ordering::Relaxed)),
             ("decode_rejected", self.sum(|c| &c.rejected)),
         ];
         // Of a server alone: 0 frozen, 1 catching up, 2 serving; and how often it was connected to.
@@ -443,6 +451,8 @@ pub enum ToControl {
     Look,
     /// The notifier dropped all of a list.
     Dropped,
+    /// The kernel knows which files are shorter, or cannot be told.
+    Shortened,
     /// The kernel refused to drop pages: nothing can be trusted any more.
     DropFailed(crate::kernel::notify::NotifyError),
     /// The kernel forgot these nodes.

@@ -1,20 +1,22 @@
 //! How head moves from one transaction to the next.
 //!
 //! ```text
-//!        commit        what it changes     the old pages are kept     nobody answers from     what came in late    every drop
-//!                      is known            or given up                the old view            is known             is done
-//! Quiet ------> Diffing ----------> Keeping ------------> Passing ---------------> Joining -----------> Dropping ------> Quiet
-//!        Diff              Keep              Publish                 Join                  Drop                 Show
-//!   ^                                                                                                            |
-//!   +------------------------------------------------------------------------------------------------------------+
+//!        commit        what it changes     the old pages are   the kernel knows        nobody answers   what came in     every drop
+//!                      is known            kept, or given up   which files are         from the old     late is known    is done
+//!                                                              shorter, or time is up  view
+//! Quiet ------> Diffing ----------> Keeping ---------> Shortening ----------> Passing ---------> Joining ---------> Dropping ----> Quiet
+//!        Diff              Keep             Shorten              Publish               Join              Drop               Show
+//!   ^                                                                                                                  |
+//!   +------------------------------------------------------------------------------------------------------------------+
 //! ```
 //!
-//! Nothing to keep, nothing to drop: the state is passed through at once. A transaction that touches nothing tracked
+//! Nothing to keep, nothing shorter, nothing to drop: the state is passed through at once. A transaction that touches nothing tracked
 //! goes from commit to `Show` in one call, if no worker is busy.
 //!
 //! What may wait for what (commit path):
 //! - a worker answers, and takes a view, between two requests; it waits for nothing;
 //! - keeping asks the kernel for pages, which waits for no page lock; and it has a deadline;
+//! - shortening has somebody outside of the daemon ask for sizes, which waits for READs behind the new end; and it has a deadline;
 //! - passing waits for workers that are in the middle of a request, which waits for nothing;
 //! - a drop waits, in the kernel, for READs that hold pages of the changed blocks locked;
 //! - those READs are answered from whatever view their worker has; they never wait for a drop nor for head.
@@ -24,11 +26,12 @@
 //! by `Join`: what changed of it is dropped as well (I1). `Show` comes last: who has read `head/at` finds nothing older in
 //! the page cache.
 //!
-//! Pages are kept while no worker has the new view, so that they are of the old one.
+//! Pages are kept while no worker has the new view, so that they are of the old one. The kernel learns that a file has become shorter while
+//! no worker has it either: a READ behind the new end, answered from the new view, could have it show zeros there (kernel-note 0019).
 //!
 //! Transactions are taken one by one, in order, none skipped. One `Head` for the daemon, on the control thread.
 
-use crate::base::{BlkNo, NodeId, Tid};
+use crate::base::{BlkNo, NodeId, Oid, Tid};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Pages are dropped whole.
@@ -39,10 +42,12 @@ const PAGE: u64 = 4096;
 pub enum Event<C> {
     /// The database has a new transaction.
     Commit(Tid, C),
-    /// What it changes of what is tracked.
-    Diffed(Vec<Change>),
+    /// What it changes of what is tracked, and which files it makes shorter.
+    Diffed(Vec<Change>, Vec<Shorter>),
     /// What the kernel had of the changed blocks is kept, or is not to be had.
     Kept,
+    /// The kernel knows how long these files are, or could not be told.
+    Shortened,
     /// No worker answers from the old view any more.
     Passed,
     /// What it changes of what was read while it was on its way.
@@ -58,6 +63,8 @@ pub enum Action<C> {
     Diff(Tid, C),
     /// Keep what the kernel has of these blocks, for those who look for them at an older state.
     Keep(Vec<(NodeId, BlkNo)>),
+    /// Have the kernel know that these files are shorter.
+    Shorten(Vec<Shorter>),
     /// Requests that begin from now on are answered as of this; `Passed` when no worker answers from what was before.
     Publish(Tid, C),
     /// Find out what it changed of what came in since `Diff`.
@@ -77,6 +84,16 @@ pub struct Change {
     pub what: Changed,
 }
 
+impl Change {
+    /// Whether the file may have another size.
+    pub fn is_resized(&self) -> bool {
+        matches!(
+            self.what,
+            Changed::Whole | Changed::Blocks { size: true, .. }
+        )
+    }
+}
+
 /// Parts of a file that change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
@@ -91,6 +108,17 @@ pub enum Changed {
     },
     /// Nobody can tell: all of it.
     Whole,
+}
+
+/// A file that a transaction makes shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shorter {
+    /// The file.
+    pub node: NodeId,
+    /// Its ZBigFile.
+    pub oid: Oid,
+    /// Bytes that it has then.
+    pub size: u64,
 }
 
 /// Something for the kernel to drop.
@@ -114,6 +142,7 @@ enum State<C> {
     Quiet,
     Diffing(Tid, C),
     Keeping(Tid, C),
+    Shortening(Tid, C),
     Passing(Tid),
     Joining(Tid),
     Dropping(Tid),
@@ -127,6 +156,7 @@ pub struct Head<C> {
     state: State<C>,
     /// Of the transaction under way.
     changes: Vec<Change>,
+    shorter: Vec<Shorter>,
 }
 
 impl<C: Clone + std::fmt::Debug> Head<C> {
@@ -137,6 +167,7 @@ impl<C: Clone + std::fmt::Debug> Head<C> {
             queue: VecDeque::new(),
             state: State::Quiet,
             changes: Vec::new(),
+            shorter: Vec::new(),
         }
     }
 
@@ -163,18 +194,18 @@ impl<C: Clone + std::fmt::Debug> Head<C> {
                 self.queue.push_back((tid, commit));
                 state
             }
-            (Event::Diffed(changes), State::Diffing(tid, commit)) => {
-                self.changes = changes;
+            (Event::Diffed(changes, shorter), State::Diffing(tid, commit)) => {
+                (self.changes, self.shorter) = (changes, shorter);
                 let keep = kept(&self.changes);
                 if keep.is_empty() {
-                    actions.push(Action::Publish(tid, commit));
-                    State::Passing(tid)
+                    self.shorten(tid, commit, actions)
                 } else {
                     actions.push(Action::Keep(keep));
                     State::Keeping(tid, commit)
                 }
             }
-            (Event::Kept, State::Keeping(tid, commit)) => {
+            (Event::Kept, State::Keeping(tid, commit)) => self.shorten(tid, commit, actions),
+            (Event::Shortened, State::Shortening(tid, commit)) => {
                 actions.push(Action::Publish(tid, commit));
                 State::Passing(tid)
             }
@@ -208,9 +239,19 @@ impl<C: Clone + std::fmt::Debug> Head<C> {
     pub fn under_way(&self) -> Tid {
         match self.state {
             State::Quiet => self.at,
-            State::Diffing(tid, _) | State::Keeping(tid, _) => tid,
+            State::Diffing(tid, _) | State::Keeping(tid, _) | State::Shortening(tid, _) => tid,
             State::Passing(tid) | State::Joining(tid) | State::Dropping(tid) => tid,
         }
+    }
+
+    fn shorten(&mut self, tid: Tid, commit: C, actions: &mut Vec<Action<C>>) -> State<C> {
+        let shorter = std::mem::take(&mut self.shorter);
+        if shorter.is_empty() {
+            actions.push(Action::Publish(tid, commit));
+            return State::Passing(tid);
+        }
+        actions.push(Action::Shorten(shorter));
+        State::Shortening(tid, commit)
     }
 
     fn show(&mut self, tid: Tid, actions: &mut Vec<Action<C>>) -> State<C> {
@@ -236,18 +277,17 @@ fn drops(changes: &[Change]) -> Vec<Drop> {
     // Pages `[first, end)` by file; `None` for all of them.
     let mut files: BTreeMap<NodeId, Option<Vec<(u64, u64)>>> = BTreeMap::new();
     let mut sizes = Vec::new();
-    for Change { node, what } in changes {
+    for change in changes {
+        let Change { node, what } = change;
+        if change.is_resized() {
+            sizes.push(*node);
+        }
         let ranges = files.entry(*node).or_insert_with(|| Some(Vec::new()));
         match what {
             Changed::Whole => *ranges = None,
             Changed::Blocks {
-                blksize,
-                blocks,
-                size,
+                blksize, blocks, ..
             } => {
-                if *size {
-                    sizes.push(*node);
-                }
                 let Some(ranges) = ranges else { continue };
                 ranges.extend(blocks.iter().map(|blk| {
                     let off = blk.0 * blksize;
@@ -323,8 +363,24 @@ mod tests {
         assert_eq!(step(&mut head, commit(6, 'b')), []);
         let changes = vec![blocks(A, 4096, &[3], false)];
         let keep = Action::Keep(vec![(A, BlkNo(3))]);
-        assert_eq!(step(&mut head, Event::Diffed(changes)), [keep]);
-        assert_eq!(step(&mut head, Event::Kept), [Action::Publish(Tid(5), 'a')]);
+        let shorter = Shorter {
+            node: A,
+            oid: Oid(7),
+            size: 8192,
+        };
+        assert_eq!(
+            step(&mut head, Event::Diffed(changes, vec![shorter])),
+            [keep]
+        );
+        assert_eq!(
+            step(&mut head, Event::Kept),
+            [Action::Shorten(vec![shorter])]
+        );
+        assert_eq!(head.under_way(), Tid(5));
+        assert_eq!(
+            step(&mut head, Event::Shortened),
+            [Action::Publish(Tid(5), 'a')]
+        );
         assert_eq!(step(&mut head, Event::Passed), [Action::Join]);
         let late = vec![blocks(B, 8192, &[1], true)];
         let drops = vec![
@@ -340,7 +396,7 @@ mod tests {
         let shown = [Action::Show(Tid(5)), Action::Diff(Tid(6), 'b')];
         assert_eq!(step(&mut head, Event::Dropped), shown);
         assert_eq!(
-            step(&mut head, Event::Diffed(vec![])),
+            step(&mut head, Event::Diffed(vec![], vec![])),
             [Action::Publish(Tid(6), 'b')]
         );
         assert_eq!(step(&mut head, Event::Passed), [Action::Join]);
@@ -368,6 +424,7 @@ mod tests {
             pages(A, 32768, 8192),
             pages(B, 0, 0),
             Drop::Attributes(A),
+            Drop::Attributes(B),
         ];
         assert_eq!(drops(&changes), want);
         // A block that shares pages takes its neighbours' share along.

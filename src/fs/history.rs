@@ -10,13 +10,15 @@
 //!
 //! Nothing here loads: where notes and objects come from is a [`Source`].
 
-use super::advance::{Change, Changed};
+use super::advance::{Change, Changed, Shorter};
 use super::cache::Kept;
+use super::read;
 use super::states::Known;
 use super::track::Note;
 use crate::base::blkmap::BlkMap;
 use crate::base::limit;
 use crate::base::{BlkNo, NodeId, Oid, Tid};
+use crate::tail::state::ask;
 use crate::tail::{FTail, FileChange, Need, Seen, States, What};
 use crate::zodb::ZodbError;
 use crate::zodb::need::{Lookup, Step};
@@ -120,10 +122,24 @@ pub struct Effect {
     pub changes: Vec<Change>,
     /// Files of which it leaves nothing.
     pub lost: Vec<Lost>,
+    /// Files that it makes shorter, and those of which nobody can tell.
+    pub shorter: Vec<Shorter>,
 }
 
 impl Effect {
+    /// A file may end at or before this block: what it may have is told by [`History::measure`].
+    fn may_end(&mut self, node: NodeId, oid: Oid, before: Option<BlkNo>) {
+        self.shorter.extend(before.map(|blk| Shorter {
+            node,
+            oid,
+            size: blk.0,
+        }));
+    }
+
     fn lose(&mut self, oid: Oid, node: Option<NodeId>, why: Why) {
+        if let (Some(node), Why::Astray) = (node, &why) {
+            self.may_end(node, oid, Some(BlkNo(u64::MAX))); // it may have had any length
+        }
         let what = Changed::Whole;
         self.changes.extend(node.map(|node| Change { node, what }));
         self.lost.push(Lost { oid, node, why });
@@ -244,6 +260,7 @@ impl<S: Source> History<S> {
             None => Ok(self.all()),
             Some(oids) => self.changes(next.tid, oids),
         };
+        let found = found.and_then(|effect| self.measure(effect, next.tid));
         let failed = found.is_err();
         let effect = found.map_err(|error| Failed {
             effect: self.all(),
@@ -303,7 +320,9 @@ impl<S: Source> History<S> {
                 }
             }
         }
-        let mut found = self.advance(&passing).map_err(|error| {
+        let found = self.advance(&passing);
+        let found = found.and_then(|effect| self.measure(effect, passing.tid));
+        let mut found = found.map_err(|error| {
             let effect = self.all();
             self.start_anew(passing.tid);
             Failed { effect, error }
@@ -320,6 +339,26 @@ impl<S: Source> History<S> {
         let forgotten = std::mem::take(&mut self.forgotten);
         self.forgotten(&forgotten);
         found
+    }
+
+    /// How long files are from `tid` on that may be shorter; those that are not go. A file that cannot be read has no end.
+    fn measure(&mut self, mut effect: Effect, tid: Tid) -> Result<Effect, S::Error> {
+        let mut shorter = Vec::with_capacity(effect.shorter.len());
+        for Shorter { node, oid, size } in effect.shorter {
+            let info =
+                self.ask(|_, states, need| ask(states, need, tid, |ask| read::info(ask, oid)));
+            let info = match info {
+                Ok(info) => info,
+                Err(Unasked::Zodb(_)) => continue,
+                Err(Unasked::Source(error)) => return Err(error),
+            };
+            if info.size / info.file.blksize.0 <= size {
+                let size = info.size;
+                shorter.push(Shorter { node, oid, size });
+            }
+        }
+        effect.shorter = shorter;
+        Ok(effect)
     }
 
     fn advance(&mut self, passing: &Passing) -> Result<Effect, S::Error> {
@@ -546,8 +585,10 @@ impl<S: Source> History<S> {
                     blksize,
                     blocks,
                     table,
+                    removed,
                 } => {
                     let Some(node) = node else { continue };
+                    effect.may_end(node, file, removed);
                     let what = Changed::Blocks {
                         blksize: blksize.0,
                         blocks,

@@ -56,12 +56,18 @@ pub struct FileNode {
     mtime: AtomicU64,
     /// Bytes, of a file below `@<tid>`: 0 until the kernel is told.
     size: AtomicU64,
+    /// Bytes that the kernel is told of at most, of a file below head: see [`FileNode::limit`].
+    size_max: AtomicU64,
+    /// It became shorter since the kernel knows it: there may be pages of zeros behind its end.
+    has_shrunk: AtomicBool,
     /// Somebody sees it as of this state, nobody as of an older one; [`UNWATCHED`] if nobody watches.
     watched: AtomicU64,
     /// The ZBigFile itself changed under head: this node answers EIO, the name leads to a new one.
     gone: AtomicBool,
 }
 
+/// No bound.
+const UNLIMITED: u64 = u64::MAX;
 /// No tid.
 const UNWATCHED: u64 = u64::MAX;
 
@@ -84,6 +90,41 @@ impl FileNode {
     /// The kernel is being told how long this file below `@<tid>` is.
     pub fn told_size(&self, size: u64) {
         self.size.store(size, Ordering::Release);
+    }
+
+    /// The bytes that the kernel is told of, of so many: see [`Self::limit`].
+    pub fn tell_size(&self, size: u64) -> u64 {
+        size.min(self.size_max.load(Ordering::SeqCst))
+    }
+
+    /// From now on the kernel is told of no more bytes than these, whatever view an answer is made of.
+    pub fn limit(&self, size: u64) {
+        self.size_max.store(size, Ordering::SeqCst);
+    }
+
+    /// The same, if it is told of more now.
+    pub fn limit_more(&self, size: u64) {
+        self.size_max.fetch_min(size, Ordering::SeqCst);
+    }
+
+    /// From now on it is told how long the file is.
+    pub fn let_size(&self) {
+        self.limit(UNLIMITED);
+    }
+
+    /// Whether the kernel may be told that the file reaches up to `end`.
+    pub fn may_reach(&self, end: u64) -> bool {
+        self.tell_size(end) == end
+    }
+
+    /// The file becomes shorter.
+    pub fn shrinks(&self) {
+        self.has_shrunk.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it did.
+    pub fn has_shrunk(&self) -> bool {
+        self.has_shrunk.load(Ordering::SeqCst)
     }
 
     /// What changed after this has to be asked for before it is shown, if there is such a state.
@@ -328,6 +369,8 @@ impl Tree {
                         oid,
                         mtime,
                         size: 0.into(),
+                        size_max: UNLIMITED.into(),
+                        has_shrunk: false.into(),
                         watched: watched.into(),
                         gone: false.into(),
                     }))

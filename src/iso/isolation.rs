@@ -349,8 +349,24 @@ impl Isolation {
         outside: &mut dyn Outside,
         now: Instant,
     ) {
+        if !self.files.contains_key(&oid) {
+            // The watch that it asks for is over: it waits for nothing, not for the history either.
+            return self.look(caller, oid, &blks, outside, now);
+        }
         self.early.push_back((caller, oid, blks));
         self.proceed(outside, now);
+    }
+
+    /// Nobody watches a file any more: READs of it wait for nothing.
+    pub(super) fn let_go(&mut self, oid: Oid) {
+        let (free, early) = std::mem::take(&mut self.early)
+            .into_iter()
+            .partition(|(_, of, _)| *of == oid);
+        self.early = early;
+        let free: VecDeque<(Caller, Oid, Vec<BlkNo>)> = free;
+        let granted = free.into_iter();
+        self.actions
+            .extend(granted.map(|(caller, ..)| Action::Granted(caller, true)));
     }
 
     /// Begins what waits for the history, if that can be asked now, and for head.

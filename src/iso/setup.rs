@@ -215,6 +215,7 @@ impl Isolation {
         let after = first(set);
         if set.is_empty() {
             self.files.remove(&oid);
+            self.let_go(oid);
         }
         if before != after {
             outside.watch(oid, after);

@@ -151,6 +151,11 @@ impl Connection {
             .any(|m| Some(m.device) == self.device)
     }
 
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> &Path {
+        &self.spec.mountpoint
+    }
+
     /// Sets the readahead of the mount.
     ///
     /// # Errors

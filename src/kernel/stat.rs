@@ -174,7 +174,7 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr, fresh: Freshness) -> io::Result
     if fresh == Freshness::Cached {
         flags |= DONT_SYNC;
     }
-    statx(dir.as_raw_fd(), name, flags)
+    statx(dir.as_raw_fd(), name, (flags, Statx::MASK))
 }
 
 /// fstat with all that statx says.
@@ -182,11 +182,23 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr, fresh: Freshness) -> io::Result
 /// # Errors
 /// What the system says.
 pub fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<Stat> {
-    statx(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
+    statx(fd.as_raw_fd(), c"", (libc::AT_EMPTY_PATH, Statx::MASK))
+}
+
+/// What is open as `fd`: as its file system says it now (`ask`), or as the kernel has it, which asks nobody. No birth time.
+///
+/// # Errors
+/// What the system says.
+pub fn look_fd(fd: BorrowedFd<'_>, ask: bool) -> io::Result<Stat> {
+    const FORCE_SYNC: i32 = 0x2000;
+    const DONT_SYNC: i32 = 0x4000;
+    let sync = if ask { FORCE_SYNC } else { DONT_SYNC };
+    let how = (libc::AT_EMPTY_PATH | sync, STATX_BASIC);
+    statx(fd.as_raw_fd(), c"", how)
 }
 
 #[inline]
-fn statx(dir: i32, name: &CStr, flags: i32) -> io::Result<Stat> {
+fn statx(dir: i32, name: &CStr, (flags, mask): (i32, u32)) -> io::Result<Stat> {
     let mut out = Statx::EMPTY;
     let call = || {
         // SAFETY: `name` ends with a zero, and `out` is a live `struct statx` that the kernel fills.
@@ -196,7 +208,7 @@ fn statx(dir: i32, name: &CStr, flags: i32) -> io::Result<Stat> {
                 dir,
                 name.as_ptr(),
                 flags,
-                Statx::MASK,
+                mask,
                 &raw mut out,
             )
         }

@@ -32,6 +32,8 @@ pub enum What {
         blocks: Vec<BlkNo>,
         /// Some tracked key of the table changed: so may have the size.
         table: bool,
+        /// The last tracked block that the table leads nowhere for any more: the file may be shorter.
+        removed: Option<BlkNo>,
     },
     /// It was deleted, or has another block size or table: it is forgotten, to be opened anew.
     Epoch,
@@ -129,18 +131,20 @@ impl Commit {
             let what = damage.clone().map_or(What::Epoch, What::Lost);
             changes.insert(file, what);
         }
-        let mut written = BTreeMap::<Oid, (Vec<BlkNo>, bool)>::new();
+        let mut written = BTreeMap::<Oid, (Vec<BlkNo>, bool, Option<BlkNo>)>::new();
         for (root, diff) in &self.trees {
             let root = *root;
             if diff.changes.is_empty() {
                 continue;
             }
+            let gone = diff.changes.iter().rev().filter(|(_, c)| c.new.is_none());
+            let gone = gone.filter_map(|(&key, _)| blk_of(key)).next();
             for &file in tracked.files_of(root) {
                 let keys = diff.changes.keys().filter_map(|&key| blk_of(key));
                 let explicit = keys.filter(|&blk| tracked.is_explicit(file, blk));
-                let (blocks, table) = written.entry(file).or_default();
+                let (blocks, table, removed) = written.entry(file).or_default();
                 blocks.extend(explicit);
-                *table = true;
+                (*table, *removed) = (true, gone);
             }
         }
         // All of them first: each is a miss of the processor's caches, and these overlap.
@@ -152,7 +156,7 @@ impl Commit {
                 }
             }
         }
-        for (file, (mut blocks, table)) in written {
+        for (file, (mut blocks, table, removed)) in written {
             let Some(known) = tracked
                 .file(file)
                 .filter(|_| !self.over.contains_key(&file))
@@ -166,6 +170,7 @@ impl Commit {
                 blksize,
                 blocks,
                 table,
+                removed,
             };
             changes.insert(file, what);
         }

@@ -7,6 +7,7 @@ use crate::stage::{SOON, Stage};
 on_each_transport!(
     pages_behind_a_short_answer_are_zeros_and_stay,
     a_short_answer_is_the_end_unless_something_expired_meanwhile,
+    who_asks_for_the_size_makes_the_end_before_he_waits,
     what_is_being_read_is_not_given_back,
 );
 
@@ -67,6 +68,38 @@ fn a_short_answer_is_the_end_unless_something_expired_meanwhile(transport: Trans
         let found = said.lines().find_map(|line| line.strip_prefix("> "));
         assert_eq!(found, Some(shown), "{expires:?}: {said}");
     }
+}
+
+/// A READ behind the new end is under way when somebody asks for the size. He waits for it, as its page has to go; but the end is there
+/// already: others make no READ behind it, and who waits for the READ finds the end whatever it brings (kernel-note 0019).
+fn who_asks_for_the_size_makes_the_end_before_he_waits(transport: Transport) {
+    let Some(mut stage) = Stage::up("asks", transport, "") else {
+        return;
+    };
+    assert_eq!(stage.visit("stat {}/data"), "size 67108864 mtime 1000000");
+    stage.ask("reset");
+    stage.ask("park READ");
+    let reader = stage.send("gens {}/data 12288 4096 random");
+    stage.await_parked(1);
+    stage.ask("set size 8192");
+    stage.ask("inval-attr");
+    let asker = stage.send("stat {}/data");
+    while stage.count("", "GETATTR") == 0 {
+        std::thread::yield_now();
+    }
+    let others = stage.visit("gens {}/data 16384 4096 random");
+    assert_eq!(others, "", "another reader");
+    assert_eq!(stage.count("", "READ"), 1);
+    // As from a view in which the file is longer.
+    stage.ask("set size 67108864");
+    stage.ask("release");
+    let found = |said: &str| {
+        said.lines()
+            .find_map(|l| l.strip_prefix("> ").map(str::to_owned))
+    };
+    assert_eq!(found(&reader.wait(SOON).out).as_deref(), Some(""));
+    let size = found(&asker.wait(SOON).out);
+    assert_eq!(size.as_deref(), Some("size 8192 mtime 1000000"));
 }
 
 /// The first READ of a mount as a probe: its pages are there, locked, and nobody has filled them.

@@ -41,6 +41,7 @@ mod live;
 mod others;
 mod restart;
 mod rev;
+mod shorter;
 mod soak;
 mod topology;
 mod tree;

@@ -26,7 +26,7 @@ use crate::base::{ordinal, word};
 use crate::child::wait_until;
 use crate::machine::number;
 use crate::rig::Rig;
-use crate::soak;
+use crate::{shorter, soak};
 
 /// Set to make the test binary a visitor of this mountpoint.
 const VISIT: &str = "ZRING_VISIT";
@@ -127,6 +127,10 @@ impl Inside {
             }
             "cold" => cold(&self.file(words[1])?, Duration::from_millis(n(2)), n(3))?,
             "names" => names(path.unwrap(), (n(2), n(3), n(4))),
+            "behind" => {
+                let files = [self.file(words[1])?, self.file(words[1])?];
+                shorter::behind(files, n(2)..n(3), Duration::from_millis(n(4)))?
+            }
             "soak" => soak::read(&self.at, words)?,
             other => panic!("unknown question {other}"),
         })

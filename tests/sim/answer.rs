@@ -229,7 +229,7 @@ impl Worker {
         if task.rev != Rev::Head {
             file.told_size(info.size);
         }
-        let (node, size) = (file.id, info.size);
+        let (node, size) = (file.id, file.tell_size(info.size));
         Ok(Some(Outcome::Entry { node, size }))
     }
 
@@ -237,7 +237,8 @@ impl Worker {
         let Some(info) = self.info(shared, task, file.oid, file.id)? else {
             return Ok(None);
         };
-        Ok(Some(Outcome::Attr { size: info.size }))
+        let size = file.tell_size(info.size);
+        Ok(Some(Outcome::Attr { size }))
     }
 
     fn step_read(

@@ -2,6 +2,8 @@
 //!
 //! Real: `fs::advance::Head`, `fs::history` with all of `tail` behind it, `fs::kept`. One thing that it does is one step.
 
+mod sizes;
+
 use crate::data::{PAGE, Records, SCALE, load};
 use crate::links::LinkTable;
 use crate::mutant::Mutant;
@@ -12,7 +14,7 @@ use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use zring::base::{BlkNo, NodeId, Oid, Rev, Tid};
-use zring::fs::advance::{Action, Change, Changed, Drop, Event, Head};
+use zring::fs::advance::{Action, Change, Changed, Drop, Event, Head, Shorter};
 use zring::fs::cache::Kept;
 use zring::fs::history::{self, Effect, Failed, History, Lost, Passing, Why};
 use zring::fs::kept::{Piece, Place};
@@ -132,6 +134,10 @@ pub(crate) struct Control {
     /// The transaction under way, and why nobody could tell what one changed, by file.
     next: Option<Published>,
     excused: FxHashMap<usize, Tid>,
+    /// Files whose size may change, those that get shorter, and those of which the kernel is told when nobody watches them any more.
+    resized: Vec<NodeId>,
+    shorter: Vec<Shorter>,
+    unforced: Vec<(Shorter, Tid)>,
     /// What has to be asked for when this transaction is looked at, and what is.
     whole: Vec<(NodeId, u64)>,
     asked: Vec<(NodeId, u64)>,
@@ -166,6 +172,9 @@ impl Control {
             todo: VecDeque::new(),
             next: None,
             excused: FxHashMap::default(),
+            resized: Vec::new(),
+            shorter: Vec::new(),
+            unforced: Vec::new(),
             whole: Vec::new(),
             asked: Vec::new(),
         }
@@ -234,6 +243,7 @@ impl Control {
                 Some(_) => {}
                 None => self.history.take_notes(),
             },
+            ToControl::Shortened => self.apply(shared, Event::Shortened),
             ToControl::Dropped => self.apply(shared, Event::Dropped),
             ToControl::Forgotten(nodes) => {
                 self.history.take_notes();
@@ -242,6 +252,7 @@ impl Control {
             ToControl::OfLink(what) => {
                 self.links.came(what, &mut self.history, shared);
                 self.links.carry_out(shared);
+                self.catch_up_sizes(shared);
             }
             ToControl::Retrieved { id, off, data } => {
                 if self.retrieval.came(id, off, data.into()) {
@@ -295,9 +306,12 @@ impl Control {
                 self.count_astray(shared, &effect.lost);
                 shared.lost.extend(effect.lost.iter().map(|lost| lost.oid));
                 self.lost = effect.lost;
-                Some(Event::Diffed(scaled(effect.changes)))
+                let resized = effect.changes.iter().filter(|change| change.is_resized());
+                self.resized = resized.map(|change| change.node).collect();
+                Some(Event::Diffed(scaled(effect.changes), effect.shorter))
             }
             Action::Keep(blocks) => self.keep(shared, blocks),
+            Action::Shorten(files) => self.shorten(shared, files),
             Action::Publish(_, published) => {
                 self.publish(shared, published);
                 None
@@ -314,6 +328,7 @@ impl Control {
                 self.lose(shared, &effect.lost);
                 shared.lost.extend(effect.lost.iter().map(|lost| lost.oid));
                 self.excuse(shared, &effect.lost, tid);
+                self.shorten_late(shared, &effect.shorter, tid);
                 self.proceed(shared);
                 shared.counts.late += u64::from(!effect.changes.is_empty());
                 Some(Event::Joined(scaled(effect.changes)))
@@ -401,6 +416,7 @@ impl Control {
     fn proceed(&mut self, shared: &mut Shared) {
         self.links.proceed(&mut self.history, shared);
         self.links.carry_out(shared);
+        self.catch_up_sizes(shared);
     }
 
     /// Whether a transaction is passing.
@@ -409,6 +425,9 @@ impl Control {
     }
 
     fn publish(&mut self, shared: &mut Shared, mut published: Published) {
+        if !shared.is(Mutant::NotShortened) {
+            self.hold_sizes(shared);
+        }
         self.lose(shared, &self.lost);
         if !shared.is(Mutant::AnewUntold) {
             published.anew = self.history.anew();

@@ -56,6 +56,8 @@ counts! {
     crossed,
     /// Publications for which a worker had to be waited for.
     awaited,
+    /// Transactions that make files shorter.
+    shorter,
     /// Changes that were found only when every worker had the state.
     late,
     /// Blocks asked for, kept, given back otherwise than they were given, not given back in time; and that had to be kept.

@@ -198,6 +198,22 @@ impl Kernel {
         unique
     }
 
+    /// Asks for the size of a file, and waits for it.
+    pub(crate) fn ask_size(&mut self, node: NodeId, at: Tid) -> Option<u64> {
+        let inode = self.inodes.get(&node)?;
+        let unique = self.ask((inode.rev, inode.file), node, Op::Getattr, at);
+        self.waiting.insert(unique);
+        Some(unique)
+    }
+
+    /// Whether somebody cuts a file off there, and the READ that he waits for.
+    pub(crate) fn is_cut(&self, node: NodeId, size: u64) -> Option<Option<u64>> {
+        let is = |cut: &&Cut| cut.node == node && cut.size == size;
+        let cut = self.cuts.iter().find(is)?;
+        let page = self.next_page(node, cut.page);
+        Some(page.and_then(|page| self.holder(node, page)))
+    }
+
     /// Whether the caller of a LOOKUP or an OPEN waits still.
     pub(crate) fn is_open(&self, unique: u64) -> bool {
         self.waiting.contains(&unique)

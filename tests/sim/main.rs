@@ -220,11 +220,28 @@ fn finds_attributes_that_a_drop_could_not_expire() {
 /// size. A block that is not there says zeros as well.
 #[test]
 fn finds_zeros_where_nobody_asked_for_the_size() {
-    let rules = Rules {
+    is_found(unasked(Mutant::NotShortened.into()), 600, &[What::Hole]);
+}
+
+fn unasked(mutant: Option<Mutant>) -> Rules {
+    Rules {
+        mutant,
         unasked: true,
+        clients: false,
         ..Rules::NORMAL
-    };
-    is_found(rules, 600, &[What::Hole]);
+    }
+}
+
+/// So the kernel is told before anything is answered from the state in which the file is shorter (kernel-note 0019). Who sees it as it was
+/// longer is not to lose pages by that: there are no such clients here.
+#[test]
+fn nobody_has_to_ask_for_the_size() {
+    for seed in 1..150 {
+        if let Err(Broken { what, text }) = run(seed, unasked(None)) {
+            replay(seed, unasked(None));
+            panic!("{what:?}: {text}; with seed {seed}");
+        }
+    }
 }
 
 /// The end of a file lies within a page where a block is no multiple of one. Who learns of a new end has the kernel fill that

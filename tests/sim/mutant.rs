@@ -89,6 +89,8 @@ pub(crate) enum Mutant {
     RevTooShort,
     /// Nobody asks about blocks behind the end of the file.
     BeyondNotAsked,
+    /// Nobody tells the kernel that files are shorter.
+    NotShortened,
     /// A parked store goes on under the new view. No mistake: it starts from the beginning, as a READ does.
     StoreGoesOn,
 }

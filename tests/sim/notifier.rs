@@ -7,7 +7,7 @@ use crate::mutant::Mutant;
 use crate::shared::{Keep, Shared, Store, ToControl, ToWorker, What};
 use std::collections::VecDeque;
 use zring::base::{NodeId, Tid};
-use zring::fs::advance::Drop;
+use zring::fs::advance::{Drop, Shorter};
 
 /// Pages being stored.
 #[derive(Debug)]
@@ -32,9 +32,25 @@ struct Dropping {
     behind: u64,
 }
 
+/// Sizes being asked for, by somebody outside of the daemon.
+#[derive(Debug)]
+struct Asking {
+    files: Vec<Shorter>,
+    /// The file it has come to; `None` before the store under way was waited for.
+    at: Option<usize>,
+    /// The GETATTR.
+    request: Option<u64>,
+    is_awaited: bool,
+    tries: usize,
+}
+
+/// How often a file is asked for whose answer something overtook.
+const TRIES: usize = 8;
+
 /// The three threads.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
+    asking: Option<Asking>,
     dropping: Option<Dropping>,
     under_way: Option<Store>,
     storing: Option<Storing>,
@@ -89,14 +105,19 @@ impl Storing {
 impl Notifier {
     /// Whether nothing is under way.
     pub(crate) fn is_done(&self) -> bool {
-        self.dropping.is_none() && self.under_way.is_none() && self.keeping.is_none()
+        self.dropping.is_none()
+            && self.asking.is_none()
+            && self.under_way.is_none()
+            && self.keeping.is_none()
     }
 
     /// Whether a node is held by a notification.
     pub(crate) fn holds(&self, node: NodeId) -> bool {
         let is = |storing: &Storing| storing.node == node;
         let drops = self.dropping.iter().flat_map(|d| &d.drops);
-        self.storing.as_ref().is_some_and(is)
+        let mut asked = self.asking.iter().flat_map(|a| &a.files);
+        asked.any(|file| file.node == node)
+            || self.storing.as_ref().is_some_and(is)
             || self
                 .keeping
                 .as_ref()
@@ -106,6 +127,12 @@ impl Notifier {
 
     /// Whether the page that a READ brings in is dropped.
     pub(crate) fn drops_of(&self, shared: &Shared, read: u64) -> bool {
+        let asked = self.asking.iter().flat_map(|a| &a.files);
+        let mut behind = asked.flat_map(|f| (page_of(f.size)..PAGES).map(|page| (f.node, page)));
+        let is_asked = self.asking.as_ref().and_then(|a| a.request) == Some(read);
+        if is_asked || behind.any(|(node, page)| shared.kernel.holder(node, page) == Some(read)) {
+            return true;
+        }
         let queued = shared.drops.iter().flat_map(|(_, drops)| drops);
         let now = self.dropping.iter().flat_map(|d| &d.drops);
         now.chain(queued).any(|drop| {
@@ -118,7 +145,9 @@ impl Notifier {
     }
 
     pub(crate) fn waits(&self, shared: &Shared, out: &mut Vec<Wait>) {
-        if self.dropping.is_some() || !shared.drops.is_empty() {
+        let is_asked = self.asking.as_ref().is_some_and(|a| a.is_awaited);
+        let to_ask = shared.shorter.iter().any(|(_, is_awaited)| *is_awaited);
+        if self.dropping.is_some() || !shared.drops.is_empty() || is_asked || to_ask {
             out.push((Node::Advance, Node::Dropper));
         }
         if self.dropper_waits_for_store(shared) {
@@ -126,6 +155,20 @@ impl Notifier {
         }
         if let Some(read) = self.dropper_waits_for(shared) {
             out.push((Node::Dropper, Node::Request(read)));
+        }
+        if let Some(Asking {
+            files, at, request, ..
+        }) = &self.asking
+        {
+            if self.asks_behind_store() {
+                out.push((Node::Dropper, Node::Storer));
+            }
+            let file = at.and_then(|at| files.get(at));
+            let read = file
+                .and_then(|file| shared.kernel.is_cut(file.node, file.size))
+                .flatten();
+            let asked = request.filter(|&unique| shared.kernel.is_open(unique));
+            out.extend(asked.or(read).map(|of| (Node::Dropper, Node::Request(of))));
         }
         if let Some(read) = self.storing.as_ref().and_then(|s| s.waits_for(shared)) {
             out.push((Node::Storer, Node::Request(read)));
@@ -150,6 +193,86 @@ impl Notifier {
 fn node_of(drop: &Drop) -> NodeId {
     let (Drop::Pages { node, .. } | Drop::Attributes(node)) = *drop;
     node
+}
+
+/// What lies behind the new ends of files.
+fn behind(files: &[Shorter]) -> Vec<Drop> {
+    let behind = |&Shorter {
+                      node, size: off, ..
+                  }: &Shorter| Drop::Pages { node, off, len: 0 };
+    files.iter().map(behind).collect()
+}
+
+/// Sizes.
+impl Notifier {
+    fn asks_behind_store(&self) -> bool {
+        let Some(Asking {
+            files, at: None, ..
+        }) = &self.asking
+        else {
+            return false;
+        };
+        let behind = behind(files);
+        let meets = |store: &Store| behind.iter().any(|drop| store.meets(drop));
+        self.under_way.as_ref().is_some_and(meets)
+    }
+
+    fn can_ask(&self, shared: &Shared) -> bool {
+        let Some(Asking {
+            files, at, request, ..
+        }) = &self.asking
+        else {
+            return !shared.shorter.is_empty();
+        };
+        let file = at.and_then(|at| files.get(at));
+        let is_open = request.is_some_and(|unique| shared.kernel.is_open(unique));
+        let is_cut = file.is_some_and(|file| shared.kernel.is_cut(file.node, file.size).is_some());
+        !self.asks_behind_store() && !(request.is_some() && (is_open || is_cut))
+    }
+
+    /// Begins, or goes on with the next file.
+    fn ask_one(&mut self, shared: &mut Shared) {
+        let Some(asking) = &mut self.asking else {
+            let (files, is_awaited) = shared.shorter.pop_front().expect("there is one");
+            if is_awaited {
+                self.withdraw(shared, &behind(&files));
+            }
+            let at = (!is_awaited).then_some(0);
+            let request = None;
+            self.asking = Some(Asking {
+                files,
+                at,
+                request,
+                is_awaited,
+                tries: 0,
+            });
+            return;
+        };
+        let at = asking.at.map_or(0, |at| {
+            let is_asked = asking.request.take().is_some();
+            let file = asking.files.get(at);
+            let inode = file.and_then(|file| shared.kernel.inodes.get(&file.node));
+            let is_known = inode.is_none_or(|inode| file.is_none_or(|f| inode.size <= f.size));
+            asking.tries = (asking.tries + 1) * usize::from(!is_known);
+            at + usize::from(is_asked && (is_known || asking.tries > TRIES))
+        });
+        asking.at = Some(at);
+        let Some(file) = asking.files.get(at) else {
+            if asking.is_awaited {
+                shared.to_control.push_back(ToControl::Shortened);
+            }
+            self.asking = None;
+            return;
+        };
+        let node = file.node;
+        if asking.tries == 0 {
+            shared.kernel.drop_begins(node);
+        }
+        asking.request = shared.kernel.ask_size(node, shared.shown);
+        if asking.request.is_none() {
+            (asking.at, asking.tries) = (Some(at + 1), 0);
+        }
+    }
 }
 
 /// Drops.
@@ -185,7 +308,8 @@ impl Notifier {
 
     pub(crate) fn can_drop(&self, shared: &Shared) -> bool {
         match &self.dropping {
-            None => !shared.drops.is_empty(),
+            None if self.asking.is_some() => self.can_ask(shared),
+            None => !shared.drops.is_empty() || self.can_ask(shared),
             Some(_) => {
                 !self.dropper_waits_for_store(shared) && self.dropper_waits_for(shared).is_none()
             }
@@ -194,6 +318,9 @@ impl Notifier {
 
     /// Begins with a transaction, or does the next page.
     pub(crate) fn drop_one(&mut self, shared: &mut Shared) {
+        if self.asking.is_some() || self.dropping.is_none() && !shared.shorter.is_empty() {
+            return self.ask_one(shared);
+        }
         let Some(dropping) = &mut self.dropping else {
             let (tid, drops) = shared.drops.pop_front().expect("there is one");
             self.withdraw(shared, &drops);
@@ -263,6 +390,9 @@ impl Dropping {
         let mut first = PAGES;
         if let Some(drop) = self.drops.get(at) {
             let (node, pages) = (node_of(drop), self.pages(at));
+            if let (Drop::Attributes(_), Some(file)) = (drop, shared.file(node)) {
+                file.let_size();
+            }
             shared.kernel.drop_begins(node);
             let next = shared.kernel.next_page(node, pages.start);
             first = next.unwrap_or(PAGES);
@@ -309,7 +439,9 @@ impl Notifier {
                 at,
             } => {
                 let mut storing = Storing::new(node, off, data, at);
-                if !shared.is_gone(node) && storing.begin(shared) {
+                let end = off + storing.data.len() as u64;
+                let reaches = shared.file(node).is_none_or(|file| file.may_reach(end));
+                if reaches && !shared.is_gone(node) && storing.begin(shared) {
                     (self.storing, self.under_way) = (Some(storing), Some(store));
                 } else {
                     shared.stores_done += 1;

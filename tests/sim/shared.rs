@@ -35,7 +35,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use zring::base::{NodeId, Oid, Rev, Tid};
-use zring::fs::advance::Drop;
+use zring::fs::advance::{Drop, Shorter};
 use zring::fs::kept::{Kept, Piece};
 use zring::fs::touch::Touches;
 use zring::fs::track::Note;
@@ -98,6 +98,7 @@ pub(crate) enum ToWorker {
 #[derive(Clone, Debug)]
 pub(crate) enum ToControl {
     Look,
+    Shortened,
     Dropped,
     Forgotten(Rc<[NodeId]>),
     Retrieved { id: u32, off: u64, data: Vec<u8> },
@@ -220,6 +221,8 @@ pub(crate) struct Shared {
     pub(crate) noted: Vec<(NodeId, zring::base::span::KeyRange)>,
     /// For a mutant: an advance is under way.
     pub(crate) moving: bool,
+    /// Files that the kernel is to know to be shorter, and whether control waits for that.
+    pub(crate) shorter: VecDeque<(Vec<Shorter>, bool)>,
     /// One load in so many comes at once.
     pub(crate) quick: usize,
     /// One load in so many fails.
@@ -289,6 +292,7 @@ impl Shared {
             to: Vec::new(),
             noted: Vec::new(),
             moving: false,
+            shorter: VecDeque::new(),
             quick: rng.pick(&[0, 1, 2, 2, 5]),
             failing: rng.pick(&[0, 0, 50]),
             unfit: rng.pick(&[0, 0, 0, 20]),
@@ -424,6 +428,16 @@ impl Shared {
         }
     }
 
+    /// Of a transaction under way the kernel is told smaller sizes before it is there, and larger ones when pages are dropped.
+    fn size_span(&self, rev: Rev, lo: Tid) -> (Tid, Tid) {
+        let (lo, hi) = self.span(rev, lo);
+        let next = self.data.next(self.shown).filter(|_| self.moving);
+        match (rev, next) {
+            (Rev::Head, Some(next)) => (lo.min(self.shown), hi.max(next.tid)),
+            _ => (lo, hi),
+        }
+    }
+
     fn what(rev: Rev, of_head: What) -> What {
         if rev == Rev::Head {
             of_head
@@ -473,7 +487,7 @@ impl Shared {
 
     /// I2, for attributes.
     fn check_size(&mut self, request: &Request, size: u64) {
-        let (lo, hi) = self.span(request.rev, request.issued_at);
+        let (lo, hi) = self.size_span(request.rev, request.issued_at);
         let is = |content: &[u8]| content.len() as u64 == size;
         if !self.data.versions(request.file, lo, hi).any(is) {
             let Request { unique, file, .. } = request;
@@ -555,7 +569,7 @@ impl Shared {
             if (inode.rev == Rev::Head && !inode.valid) || self.is_gone(node) {
                 continue;
             }
-            let (rev, (lo, hi)) = (inode.rev, self.span(inode.rev, self.shown));
+            let (rev, (lo, hi)) = (inode.rev, self.size_span(inode.rev, self.shown));
             let sizes = self.data.versions(inode.file, lo, hi);
             let sizes = sizes.map(|content| content.len() as u64);
             let (min, max) = (sizes.clone().min().unwrap(), sizes.max().unwrap());
@@ -566,6 +580,14 @@ impl Shared {
                 );
                 self.fail(Self::what(rev, What::Stale), text);
             }
+        }
+    }
+
+    /// The big file of a node.
+    pub(crate) fn file(&self, node: NodeId) -> Option<Arc<FileNode>> {
+        match self.tree.node(node) {
+            Some(Node::File(file)) => Some(file),
+            _ => None,
         }
     }
 

@@ -64,6 +64,7 @@ fn files_with_a_damaged_table_are_lost() {
         blksize,
         blocks,
         table: false,
+        removed: None,
     };
     let file = FILES[2];
     assert_eq!(changes, [FileChange { file, what }]);

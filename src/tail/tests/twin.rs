@@ -62,7 +62,18 @@ impl Twin {
                 .chain(new.trees[&root].map.keys());
             let mut tracked =
                 all.filter(|key| self.keys.get(&root).is_some_and(|k| k.contains(**key)));
-            let table = tracked.any(|&key| key_changed(old, new, root, key));
+            let changed: Vec<_> = tracked
+                .by_ref()
+                .filter(|&&key| key_changed(old, new, root, key))
+                .collect();
+            let table = !changed.is_empty();
+            let gone = changed
+                .into_iter()
+                .filter(|key| !new.trees[&root].map.contains_key(key));
+            let removed = gone
+                .max()
+                .and_then(|&key| u64::try_from(key).ok())
+                .map(BlkNo);
             let blocks = explicit.iter().copied();
             let blocks: Vec<_> = blocks
                 .filter(|&blk| block_changed(old, new, file, blk))
@@ -73,6 +84,7 @@ impl Twin {
                     blksize,
                     blocks,
                     table,
+                    removed,
                 };
                 changes.push(FileChange { file, what });
             }
