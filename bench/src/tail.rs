@@ -247,7 +247,7 @@ impl Run {
         self.head.apply(Event::Commit(self.tid, ()), &mut actions);
         let found = self.tail.look(&self.world, &mut need, self.tid, &oids);
         self.head
-            .apply(Event::Diffed(changes(found)?), &mut actions);
+            .apply(Event::Diffed(changes(found)?, Vec::new()), &mut actions);
         if actions
             .iter()
             .any(|a| matches!(a, zring::fs::advance::Action::Keep(_)))
@@ -285,6 +285,7 @@ fn changes(found: Step<Vec<zring::tail::FileChange>>) -> Result<Vec<Change>> {
             blksize,
             blocks,
             table,
+            ..
         } = change.what
         else {
             anyhow::bail!("a file is lost");

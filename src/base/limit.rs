@@ -137,8 +137,8 @@ pub const HISTORY_CHANGES_MAX: usize = 8 << 20;
 pub const ZHEAD_LINES_MAX: usize = 100_000;
 /// How long an advance waits for the kernel's pages, which it gives without waiting for anything.
 pub const KEEP_DEADLINE_MS: u64 = 50;
-/// How long an advance waits until the kernel knows that files have become shorter.
-pub const SHORTEN_DEADLINE_MS: u64 = 1000;
+/// How long an advance waits until the kernel knows how long files are.
+pub const SIZES_DEADLINE_MS: u64 = 1000;
 
 /// ZEO: bytes of a message around the record it carries. Lists of changed objects have as much room as a record.
 pub const ZEO_FRAME_AROUND_BYTES: usize = 64 << 10;

@@ -444,7 +444,8 @@ impl Work {
             }
             Action::Drop(tid, drops) => {
                 self.changed_at(tid, &drops);
-                let _ = self.control.notifier.send(ToNotifier::Drop(drops));
+                let resized = self.resized_by(&drops);
+                let _ = (self.control.notifier).send(ToNotifier::Drop(drops, resized));
                 None
             }
             Action::Show(tid) => {
@@ -623,7 +624,8 @@ impl Work {
             off: 0,
             len: 0,
         });
-        let _ = (self.control.notifier).send(ToNotifier::Drop(whole.collect()));
+        let whole = ToNotifier::Drop(whole.collect(), Vec::new());
+        let _ = self.control.notifier.send(whole);
     }
 
     /// `on_epoch=server`: nobody may go on with what is another file now.

@@ -12,7 +12,7 @@
 //! notifier takes back the stores of what it drops, and waits for the one under way if that is one of them.
 
 use super::shared::{Mailbox, Shared, ToControl, ToWorker};
-use crate::base::limit::{SHORTEN_DEADLINE_MS, STORE_QUEUE_BYTES_MAX, STORES_MAX};
+use crate::base::limit::{SIZES_DEADLINE_MS, STORE_QUEUE_BYTES_MAX, STORES_MAX};
 use crate::base::{NodeId, Unique};
 use crate::fs::advance::{Drop, Shorter};
 use crate::fs::kept::Piece;
@@ -168,8 +168,8 @@ pub(super) struct Keep {
 /// What zring-notify is told.
 #[derive(Debug)]
 pub enum ToNotifier {
-    /// To be dropped, in this order.
-    Drop(Vec<Drop>),
+    /// To be dropped, in this order; then the kernel is to know how long these files are.
+    Drop(Vec<Drop>, Vec<NodeId>),
     /// Files that are about to be shorter: control waits until the kernel knows.
     Shorten(Vec<Shorter>),
     /// Files that have become shorter already.
@@ -203,10 +203,13 @@ pub(super) fn start(
             let mut sizes = Sizes::new(&dropping);
             for told in advance {
                 control.send(match told {
-                    ToNotifier::Drop(drops) => {
+                    ToNotifier::Drop(drops, resized) => {
                         withdrawing.stores.withdraw(&drops);
                         match drop_all(&dropping, &withdrawing, &drops) {
-                            Ok(()) => ToControl::Dropped,
+                            Ok(()) => {
+                                sizes.tell(&withdrawing, &resized);
+                                ToControl::Dropped
+                            }
                             Err(error) => ToControl::DropFailed(error),
                         }
                     }
@@ -305,25 +308,45 @@ impl Sizes {
         for attributes in attributes {
             carry_out(connection, &attributes)?;
         }
-        let Some(asker) = &mut self.asker else {
-            return Ok(());
-        };
         let size = |size| if late { u64::MAX } else { size };
         let names = files
             .iter()
             .map(|file| (file.oid.to_string(), size(file.size)));
-        let limit = Duration::from_millis(SHORTEN_DEADLINE_MS);
-        let asked = asker.ask(&names.collect::<Vec<_>>(), limit);
+        self.ask(shared, &names.collect::<Vec<_>>());
         let count = files.len() as u64;
         shared.shortened.fetch_add(count, Ordering::Relaxed);
-        if let Err(error) = asked {
-            shared.unshortened.fetch_add(count, Ordering::Relaxed);
-            if !std::mem::replace(&mut self.has_failed, true) {
-                let text = "the kernel could not be told that files are shorter now: who does not ask for their size may see zeros behind the end";
-                shared.log.warning(format!("{text}: {error}"));
-            }
-        }
         Ok(())
+    }
+
+    /// Files may be longer, and their attributes expired. Whoever asks for the size while something expires is told of it, and the kernel
+    /// does not take it: his next page fault would be SIGBUS (kernel-note 0020). Nothing expires now.
+    fn tell(&mut self, shared: &Shared, nodes: &[NodeId]) {
+        if nodes.is_empty() {
+            return;
+        }
+        let name = |node| match shared.tree().node(node) {
+            Some(Node::File(file)) if !file.is_gone() => Some((file.oid.to_string(), u64::MAX)),
+            _ => None,
+        };
+        let names = nodes.iter().filter_map(|&node| name(node));
+        self.ask(shared, &names.collect::<Vec<_>>());
+    }
+
+    fn ask(&mut self, shared: &Shared, names: &[(String, u64)]) {
+        let Some(asker) = &mut self.asker else {
+            return;
+        };
+        let limit = Duration::from_millis(SIZES_DEADLINE_MS);
+        let Err(error) = asker.ask(names, limit) else {
+            return;
+        };
+        let count = names.len() as u64;
+        shared.sizes_untold.fetch_add(count, Ordering::Relaxed);
+        if !std::mem::replace(&mut self.has_failed, true) {
+            let text = "the kernel could not be made to know how long files are: who does not ask may see zeros behind the end of one that is \
+                shorter, or SIGBUS in one that is longer";
+            shared.log.warning(format!("{text}: {error}"));
+        }
     }
 }
 

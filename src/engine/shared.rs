@@ -89,10 +89,10 @@ pub struct Shared {
     pub isolation: LinkCounts,
     /// Clients brought out of waiting for themselves so far.
     pub ways_out: AtomicU64,
-    /// Files that became shorter so far, and those of them of which the kernel could not be told.
+    /// Files that became shorter so far.
     pub shortened: AtomicU64,
-    /// See there.
-    pub unshortened: AtomicU64,
+    /// Times that the kernel could not be made to know how long a file is.
+    pub sizes_untold: AtomicU64,
     /// Links opened so far.
     pub links: AtomicU64,
     /// Links of users other than the owner.
@@ -224,7 +224,7 @@ impl Shared {
             isolation: LinkCounts::default(),
             ways_out: AtomicU64::new(0),
             shortened: AtomicU64::new(0),
-            unshortened: AtomicU64::new(0),
+            sizes_untold: AtomicU64::new(0),
             links: AtomicU64::new(0),
             admitted: Mutex::default(),
             user_links: setup.user_links,
@@ -380,7 +380,7 @@ impl Shared {
             ("inherited", inherited),
             ("wayout", self.ways_out.load(Ordering::Relaxed)),
             ("shorter", self.shortened.load(Ordering::Relaxed)),
-            ("shorter_untold", self.unshortened.load(Ordering::Relaxed)),
+            ("size_untold", self.sizes_untold.load(Ordering::Relaxed)),
             ("decode_rejected", self.sum(|c| &c.rejected)),
         ];
         // Of a server alone: 0 frozen, 1 catching up, 2 serving; and how often it was connected to.

@@ -1,9 +1,9 @@
-//! A process beside the daemon that asks our own mount how long files are, so that the kernel knows it (kernel-note 0019).
+//! A process beside the daemon that asks our own mount how long files are, so that the kernel knows it (kernel-notes 0019 and 0020).
 //!
 //! ```text
 //!   daemon                     asker: zring look sizes MAJOR:MINOR MOUNTPOINT
 //!     <oid> <size> ...  --->   opens head/bigfile/<oid> by O_PATH, which the server is not told of; statx, answered by the server
-//!     (empty line)             statx again, answered by the kernel: not more than <size>?
+//!     (empty line)             statx again, answered by the kernel: the same, and not more than <size>?
 //!                       <---   how many of them the kernel has right
 //! ```
 //!
@@ -202,7 +202,7 @@ pub fn serve(device: (u32, u32), mountpoint: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the kernel knows that a file has no more than `size` bytes, after it was asked.
+/// Whether the kernel knows how long a file is, after it was asked, and that it has no more than `size` bytes.
 fn tell(device: (u32, u32), mountpoint: &Path, path: &Path, size: u64) -> io::Result<bool> {
     // Without O_DIRECTORY: what an automounter left there is not woken.
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
@@ -215,7 +215,7 @@ fn tell(device: (u32, u32), mountpoint: &Path, path: &Path, size: u64) -> io::Re
     for _ in 0..TRIES {
         let told = stat::look_fd(file.as_fd(), true)?.witness.size;
         // The kernel gives what it was told, but does not take it if something else came meanwhile.
-        if stat::look_fd(file.as_fd(), false)?.witness.size <= told.min(size) {
+        if stat::look_fd(file.as_fd(), false)?.witness.size == told && told <= size {
             return Ok(true);
         }
     }

@@ -180,7 +180,7 @@ fn who_does_not_ask_for_the_size_finds_the_end(transport: Transport) {
     scene.read_all(0);
     let told = scene.inside.stat("shorter");
     assert!(told >= times, "{told} of {times}");
-    assert_eq!(scene.inside.stat("shorter_untold"), 0);
+    assert_eq!(scene.inside.stat("size_untold"), 0);
     let said = scene.stop();
     assert!(!said.contains("could not be told"), "{said}");
 }
@@ -210,7 +210,7 @@ fn the_test_sees_zeros_where_nobody_can_ask(transport: Transport) {
     println!("{}: {zeros} zeros", transport.name());
     assert!(zeros > 0, "the readers would not have seen it");
     scene.inside.await_head(scene.base.last());
-    assert!(scene.inside.stat("shorter_untold") > 20);
+    assert!(scene.inside.stat("size_untold") > 20);
     let said = scene.stop();
     assert!(said.contains("could not be told"), "{said}");
 }
@@ -260,7 +260,7 @@ fn who_watches_loses_no_page_by_it(transport: Transport) {
     client.ask("say G 3 bye");
     let told = becomes_true(SHORT, || scene.inside.stat("shorter") == 1);
     assert!(told, "{}", scene.mount.said());
-    assert_eq!(scene.inside.stat("shorter_untold"), 0);
+    assert_eq!(scene.inside.stat("size_untold"), 0);
     drop(client);
     scene.stop();
 }
@@ -305,7 +305,7 @@ fn who_asks_holds_nothing_and_ends_with_the_server() {
     scene.commit();
     scene.base.remove(0, BLOCKS - 3);
     scene.commit();
-    assert_eq!(scene.inside.stat("shorter_untold"), 1);
+    assert_eq!(scene.inside.stat("size_untold"), 1);
     assert_eq!(askers().len(), 1);
     scene.stop();
     assert!(

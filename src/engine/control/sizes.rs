@@ -1,20 +1,20 @@
-//! What the kernel is told of files that become shorter, and longer again (kernel-note 0019).
+//! What the kernel is told of files that become shorter, or longer (kernel-notes 0019 and 0020).
 //!
 //! ```text
 //!   Shorten    the kernel learns the new end, while every answer is of the old view     not of a file that is watched
 //!   Publish    of a file that was longer once it learns of no larger size
 //!   Join       files that were looked up meanwhile: late
-//!   Drop       what is behind the old end goes, then it learns of any size
+//!   Drop       what is behind the old end goes, then it learns of any size; and it is made to know it
 //!   whenever a watch moves on: files of which it was not told
 //! ```
 //!
 //! Owned by control. Nothing here waits: zring-notify does, and tells.
 
 use super::Work;
-use crate::base::Tid;
+use crate::base::{NodeId, Tid};
 use crate::engine::notifier::ToNotifier;
 use crate::engine::shared::Published;
-use crate::fs::advance::{Event as HeadEvent, Shorter};
+use crate::fs::advance::{Drop, Event as HeadEvent, Shorter};
 use crate::fs::tree::Node;
 
 impl Work {
@@ -79,6 +79,19 @@ impl Work {
             }
         }
         self.unforced.extend(late);
+    }
+
+    /// Files that may be longer when these are dropped. Where somebody sees one as it was longer yet, the kernel is not told.
+    pub(super) fn resized_by(&self, drops: &[Drop]) -> Vec<NodeId> {
+        let nodes = drops.iter().filter_map(|drop| match *drop {
+            Drop::Attributes(node) | Drop::Pages { node, len: 0, .. } => Some(node),
+            Drop::Pages { .. } => None,
+        });
+        let is_held = |node| self.unforced.iter().any(|(file, _)| file.node == node);
+        let mut resized: Vec<NodeId> = nodes.filter(|&node| !is_held(node)).collect();
+        resized.sort_unstable();
+        resized.dedup();
+        resized
     }
 
     /// Tells the kernel of files that nobody sees any more as they were when they were longer, once every worker says how long they are.
