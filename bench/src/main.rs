@@ -109,6 +109,11 @@ fn run(dir: &Path, what: &str) -> Result<()> {
         objects: 1_000_000,
     };
     let (size, speed, scale, commit, watch, zeo) = match what {
+        part if part.ends_with("-quick")
+            && etag::PARTS.contains(&part.trim_end_matches("-quick")) =>
+        {
+            (quick, false, false, false, false, false)
+        }
         part if etag::PARTS.contains(&part) => (full, false, false, false, false, false),
         "etag" => (full, false, false, false, false, false),
         "etag-quick" => (quick, false, false, false, false, false),
@@ -142,7 +147,11 @@ fn run(dir: &Path, what: &str) -> Result<()> {
         zeo::run(&bench, &mut report, python.as_deref())?;
     }
     if matches!(what, "all" | "quick") || what.starts_with("etag") {
-        etag::run(&mut bench, &mut report, what)?;
+        let part = match what {
+            "etag-quick" => "etag",
+            part => part.trim_end_matches("-quick"),
+        };
+        etag::run(&mut bench, &mut report, part)?;
     }
     report.end(&Path::new(env!("CARGO_MANIFEST_DIR")).join("record"), what)
 }
