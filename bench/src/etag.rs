@@ -1,6 +1,7 @@
 //! Checks and scans of trees of small files, against what others take for the same trees.
 
 use crate::bench::Bench;
+use crate::etag_load;
 use crate::report::Report;
 use crate::rig::myself;
 use crate::stat::{Sample, spread};
@@ -16,10 +17,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 const PER_DIR: usize = 1000;
 /// Older than files have to be to be read without a sync.
-const OLD: Duration = Duration::from_secs(120);
+pub(crate) const OLD: Duration = Duration::from_secs(120);
 
 /// A tree, git's index of it, and zring's state.
-struct Tree {
+pub(crate) struct Tree {
     top: PathBuf,
     files: usize,
 }
@@ -33,7 +34,7 @@ fn zring() -> Result<Command> {
 }
 
 /// Runs to its end in silence; seconds.
-fn timed(command: &mut Command) -> Result<f64> {
+pub(crate) fn timed(command: &mut Command) -> Result<f64> {
     let began = Instant::now();
     let status = command
         .stdin(Stdio::null())
@@ -55,7 +56,7 @@ fn content(i: usize, round: usize) -> Vec<u8> {
 }
 
 impl Tree {
-    fn new(top: &Path, files: usize) -> Result<Self> {
+    pub(crate) fn new(top: &Path, files: usize) -> Result<Self> {
         let tree = Self {
             top: top.to_owned(),
             files,
@@ -98,7 +99,7 @@ impl Tree {
         self.root().join(name(i))
     }
 
-    fn write(&self, i: usize, round: usize, age: Duration) -> Result<()> {
+    pub(crate) fn write(&self, i: usize, round: usize, age: Duration) -> Result<()> {
         let mut file = File::create(self.at(i))?;
         file.write_all(&content(i, round))?;
         if !age.is_zero() {
@@ -150,7 +151,7 @@ impl Tree {
         Ok(())
     }
 
-    fn etag(&self, verb: &str, state: &str) -> Result<Command> {
+    pub(crate) fn etag(&self, verb: &str, state: &str) -> Result<Command> {
         let mut command = zring()?;
         command.args([verb, "-q", "--format", "none", "--progress", "never"]);
         command
@@ -214,20 +215,51 @@ fn rows(report: &mut Report, what: &str, names: &[&str], all: &[Vec<f64>], bars:
     report.table(["program", "seconds", own.as_str(), "bar", ""], &rows);
 }
 
-/// Measures and reports.
-pub fn run(bench: &Bench, report: &mut Report) -> Result<()> {
+/// The parts that can be measured alone.
+pub const PARTS: [&str; 8] = [
+    "etag-hot",
+    "etag-million",
+    "etag-changed",
+    "etag-engines",
+    "etag-cold",
+    "etag-large",
+    "etag-throttle",
+    "etag-watched",
+];
+
+/// Measures and reports: one of [`PARTS`], or all.
+pub fn run(bench: &mut Bench, report: &mut Report, what: &str) -> Result<()> {
     report.line("## ETags");
     report.line("");
-    let small = Tree::new(&bench.path("etag-100000"), 100_000)?;
-    hot(&small, report, bench.size.rounds * 2 + 1)?;
-    if bench.size.is_full() {
-        let large = Tree::new(&bench.path("etag-1000000"), 1_000_000)?;
-        hot(&large, report, bench.size.rounds)?;
+    let (rounds, full) = (bench.size.rounds, bench.size.is_full());
+    let small = || Tree::new(&bench.path("etag-100000"), 100_000);
+    let is = |part: &str| what == part || !PARTS.contains(&what);
+    if is("etag-hot") {
+        hot(&small()?, report, rounds * 2 + 1)?;
     }
-    changed(&small, report, bench.size.rounds)?;
-    engines(&small, report, bench.size.rounds)?;
-    cold(bench, report, if bench.size.is_full() { 9 } else { 3 })?;
-    watched(&small, report, bench.size.rounds * 2 + 1)
+    if is("etag-million") && full {
+        let large = Tree::new(&bench.path("etag-1000000"), 1_000_000)?;
+        hot(&large, report, rounds)?;
+    }
+    if is("etag-changed") {
+        changed(&small()?, report, rounds)?;
+    }
+    if is("etag-engines") {
+        engines(&small()?, report, rounds)?;
+    }
+    if is("etag-cold") {
+        cold(bench, report, if full { 9 } else { 3 })?;
+    }
+    if is("etag-watched") {
+        watched(&small()?, report, rounds * 2 + 1)?;
+    }
+    if is("etag-large") && full {
+        etag_load::large(bench, report, 3)?;
+    }
+    if is("etag-throttle") {
+        etag_load::throttle(bench, report, 3)?;
+    }
+    Ok(())
 }
 
 fn hot(tree: &Tree, report: &mut Report, rounds: usize) -> Result<()> {
@@ -540,6 +572,11 @@ fn watched(tree: &Tree, report: &mut Report, rounds: usize) -> Result<()> {
         ),
     }
     Ok(())
+}
+
+/// Makes a tree, if it is not there.
+pub fn make(top: &Path, files: usize) -> Result<()> {
+    Tree::new(&std::path::absolute(top)?, files).map(drop)
 }
 
 /// Lists and asks, and compares nothing: `zring-bench walk DIR`.

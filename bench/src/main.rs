@@ -9,6 +9,7 @@ mod commit;
 mod content;
 mod data;
 mod etag;
+mod etag_load;
 #[path = "../peers/fuser.rs"]
 mod fuser_peer;
 mod inside;
@@ -50,6 +51,7 @@ zring-bench tail-bytes BLOCKS STEP     what it weighs, when one of each STEP blo
 zring-bench moves MNT uring|dev|plain BLKSIZE BLOCKS   what moving blocks costs by itself
 zring-bench churn FILE BLKSIZE BLOCKS DATA   a writer, directed by lines
 zring-bench watcher MNT OID,...        clients of head/watch and a reader, directed by lines
+zring-bench etag-tree DIR FILES        makes a tree of `etag` ahead of time, which takes longer than its measurements
 zring-bench walk DIR                   lists and asks for attributes on all cores, and compares nothing
 zring-bench client PROGRAM ...         read: touch, stride, fault, seq, direct, warm, cold, drop, cat, hold
 ";
@@ -88,6 +90,7 @@ fn main() -> Result<()> {
         }
         ["watcher", at, oids] => watcher::run(Path::new(at), oids),
         ["walk", dir] => etag::walk(Path::new(dir)),
+        ["etag-tree", dir, files] => etag::make(Path::new(dir), files.parse()?),
         ["run", dir, what] => run(Path::new(dir), what),
         _ => bail!("{HELP}"),
     }
@@ -106,6 +109,12 @@ fn run(dir: &Path, what: &str) -> Result<()> {
         objects: 1_000_000,
     };
     let (size, speed, scale, commit, watch, zeo) = match what {
+        part if part.ends_with("-quick")
+            && etag::PARTS.contains(&part.trim_end_matches("-quick")) =>
+        {
+            (quick, false, false, false, false, false)
+        }
+        part if etag::PARTS.contains(&part) => (full, false, false, false, false, false),
         "etag" => (full, false, false, false, false, false),
         "etag-quick" => (quick, false, false, false, false, false),
         "all" => (full, true, true, true, true, true),
@@ -115,7 +124,9 @@ fn run(dir: &Path, what: &str) -> Result<()> {
         "watch" => (full, false, false, false, true, false),
         "zeo" => (full, false, false, false, false, true),
         "quick" => (quick, true, true, true, true, true),
-        _ => bail!("run what? all, quick, speed, scale, commit, watch, zeo, etag or etag-quick"),
+        _ => bail!(
+            "run what? all, quick, speed, scale, commit, watch, zeo, etag, etag-quick or a part of etag"
+        ),
     };
     let python = std::env::var_os("ZRING_PYTHON").map(PathBuf::from);
     let mut bench = Bench::new(dir, size)?;
@@ -135,8 +146,12 @@ fn run(dir: &Path, what: &str) -> Result<()> {
     if zeo {
         zeo::run(&bench, &mut report, python.as_deref())?;
     }
-    if matches!(what, "all" | "quick" | "etag" | "etag-quick") {
-        etag::run(&bench, &mut report)?;
+    if matches!(what, "all" | "quick") || what.starts_with("etag") {
+        let part = match what {
+            "etag-quick" => "etag",
+            part => part.trim_end_matches("-quick"),
+        };
+        etag::run(&mut bench, &mut report, part)?;
     }
     report.end(&Path::new(env!("CARGO_MANIFEST_DIR")).join("record"), what)
 }

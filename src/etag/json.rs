@@ -69,6 +69,15 @@ impl Object {
         self
     }
 
+    /// Objects in a row.
+    #[must_use]
+    pub fn list(mut self, name: &str, values: impl IntoIterator<Item = Self>) -> Self {
+        self.name(name);
+        let values: Vec<String> = values.into_iter().map(Self::end).collect();
+        let _ = write!(self.0, "[{}]", values.join(","));
+        self
+    }
+
     /// A path, as `path` and `path_b64`.
     #[must_use]
     pub fn path(self, path: &[u8]) -> Self {
@@ -133,10 +142,11 @@ mod tests {
             .int("errno", None)
             .flag("imported", false)
             .object("in", Object::new().float("s", 0.25))
+            .list("all", [Object::new().flag("a", true), Object::new()])
             .end();
         assert_eq!(
             text,
-            r#"{"path":"a\"b\n\u0001","path_b64":null,"size":9007199254740992,"mtime_ns":"9007199254740993","errno":null,"imported":false,"in":{"s":0.250}}"#
+            r#"{"path":"a\"b\n\u0001","path_b64":null,"size":9007199254740992,"mtime_ns":"9007199254740993","errno":null,"imported":false,"in":{"s":0.250},"all":[{"a":true},{}]}"#
         );
         assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
     }

@@ -305,6 +305,17 @@ pub fn open_read(class: Class, path: &Path) -> io::Result<File> {
     open(class, path, std::fs::OpenOptions::new().read(true))
 }
 
+/// Has the kernel begin to bring in the first `bytes` of a file. It may do nothing.
+pub fn will_need(file: &File, bytes: u64) {
+    let len = i64::try_from(bytes).unwrap_or(i64::MAX);
+    let _ = nix::fcntl::posix_fadvise(
+        file,
+        0,
+        len,
+        nix::fcntl::PosixFadviseAdvice::POSIX_FADV_WILLNEED,
+    );
+}
+
 /// All bytes of a file, which is expected to be small.
 ///
 /// # Errors

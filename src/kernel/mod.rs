@@ -7,7 +7,7 @@
 //! `asker` is a process beside the daemon that enters the mount in its place.
 //! `process` and `pidfd` are for who looks at a mount from outside: what serves it, who holds it, and how they are ended. `stat` and
 //! `chain` are what the ETag engine asks of file systems, `calls` counts it.
-//! `watch` tells what changes in a tree, by fanotify or by `inotify`, and opens no file for it.
+//! `watch` tells what changes in a tree, by fanotify or by `inotify`, and opens no file for it; `opens` who opens something there.
 //!
 //! Nothing here knows what a request means. A held request is a value ([`port::Held`]): it is answered once or
 //! handed on, and dropping it is a bug.
@@ -30,6 +30,7 @@ pub mod map;
 pub mod mount;
 pub mod mountinfo;
 pub mod notify;
+pub mod opens;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod pidfd;
 pub mod port;

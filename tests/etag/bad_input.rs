@@ -569,21 +569,50 @@ fn bytes_that_cannot_be_read_are_not_vouched_for() {
     }
 }
 
+/// A mount of ours that nobody serves: whoever asks anything of it waits for ever.
 #[test]
-fn a_mount_of_our_own_is_not_walked_into() {
-    // `tests/mount` has real mounts; here the table of mounts is enough, as nothing of the mount may be touched.
-    let scene = Scene::new("ours");
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let Some(line) = mounts
-        .lines()
-        .find(|l| l.contains(" - fuse.zring ") || l.contains(" - fuse.wcfs "))
-    else {
-        return lack(
-            "a mount of zring at the time of this test: that it is refused is tested by tests/mount alone",
+fn a_mount_of_our_own_is_not_touched() {
+    use std::os::fd::AsRawFd;
+    let done = apart(|| {
+        let scene = Scene::new("ours");
+        scene.write("f", "x");
+        let at = scene.path("d/mnt");
+        std::fs::create_dir_all(&at).unwrap();
+        let mut options = std::fs::File::options();
+        let Ok(served) = options.read(true).write(true).open("/dev/fuse") else {
+            return false;
+        };
+        let how = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            served.as_raw_fd()
         );
-    };
-    let at = line.split(' ').nth(4).unwrap();
-    let mut command = scene.command(&["check"]);
-    command.arg(at);
-    assert_eq!(run(command).code, Some(2));
+        let kind = Some("fuse.zring");
+        let none = MsFlags::empty();
+        if mount(Some("zring"), &at, kind, none, Some(how.as_str())).is_err() {
+            return false;
+        }
+        for verb in ["scan", "check", "export"] {
+            let mut command = scene.command(&[verb]);
+            command.arg(&at);
+            let ran = run(command);
+            assert_eq!(ran.code, Some(2), "{verb}: {ran:?}");
+            assert!(ran.err.contains("--allow-fuse-self"), "{ran:?}");
+        }
+        let all = ["fresh\tf", "skipped\td/mnt"];
+        scene.etag(&["scan", "-q", "--all"]).expect(0, &all);
+        let crossing = ["scan", "-q", "--all", "--cross-device"];
+        scene.etag(&crossing).expect(0, &all);
+        let json = scene.etag(&["check", "--all", "--cross-device", "--format", "json"]);
+        assert!(
+            json.text().contains("\"reason\":\"zring-mount\""),
+            "{json:?}"
+        );
+        // Nobody serves it any more: what would wait has an error instead.
+        drop(served);
+        nix::mount::umount2(&at, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        true
+    });
+    if done != Some(true) {
+        lack("rights for a FUSE mount: that our own are refused is not tested");
+    }
 }

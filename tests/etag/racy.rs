@@ -1,7 +1,7 @@
 //! Equal stamps of different bytes: what statx says is bent, as on file systems with coarse time.
 
 use crate::scene::{Scene, digest};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use zring::base::Stamp;
@@ -23,8 +23,8 @@ impl Sink for Seen {
     }
 }
 
-/// Scans with this grain and this bend; what it said of the one file.
-fn scan(scene: &Scene, grain: Grain, bend: Bend) -> (State, Option<String>) {
+/// The root with this grain, what is said of it bent, and where its catalog is.
+fn opened(scene: &Scene, grain: Grain, bend: Bend) -> (Root, Config, PathBuf) {
     let config = Config {
         bend: Some(bend),
         ..Config::default()
@@ -32,6 +32,12 @@ fn scan(scene: &Scene, grain: Grain, bend: Bend) -> (State, Option<String>) {
     let mut root = Root::open(&scene.tree, &config).unwrap();
     root.grain = grain;
     let dir = scene.state.join(&root.identity.root_id);
+    (root, config, dir)
+}
+
+/// Scans with this grain and this bend; what it said of the one file.
+fn scan(scene: &Scene, grain: Grain, bend: Bend) -> (State, Option<String>) {
+    let (root, config, dir) = opened(scene, grain, bend);
     let catalog = catalog::open(&dir, &root.identity, catalog::place::Wanted::default()).unwrap();
     let seen = Arc::new(Seen::default());
     etag::scan(
@@ -51,13 +57,7 @@ fn scan(scene: &Scene, grain: Grain, bend: Bend) -> (State, Option<String>) {
 }
 
 fn check(scene: &Scene, grain: Grain, bend: Bend) -> State {
-    let config = Config {
-        bend: Some(bend),
-        ..Config::default()
-    };
-    let mut root = Root::open(&scene.tree, &config).unwrap();
-    root.grain = grain;
-    let dir = scene.state.join(&root.identity.root_id);
+    let (root, config, dir) = opened(scene, grain, bend);
     let found = catalog::open_read_only(
         &dir,
         &root.identity,

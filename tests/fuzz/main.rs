@@ -14,6 +14,7 @@
 
 mod etag;
 mod fs1;
+mod fsevent;
 mod fuse;
 mod mutate;
 mod object;

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use zring::kernel::opens::{OpenWatch, Opens};
 use zring::kernel::watch::OpenLog;
 
 const ZRING: &str = env!("CARGO_BIN_EXE_zring");
@@ -108,6 +109,59 @@ fn a_start_on_an_unchanged_tree_opens_no_file() {
     }
 }
 
+/// Who may not use fanotify has a witness all the same, and it hears of an open that nobody counted.
+#[test]
+fn without_privileges_opens_are_witnessed_too() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::geteuid().is_root() {
+        return lack("root: the witness of users without privileges is tested by them alone");
+    }
+    let scene = Scene::new(3);
+    let nobody = Some(65534);
+    let zring = scene.0.join("zring");
+    fs::copy(ZRING, &zring).unwrap();
+    fs::set_permissions(&zring, PermissionsExt::from_mode(0o755)).unwrap();
+    fs::remove_dir_all(scene.0.join("state")).unwrap();
+    fs::create_dir(scene.0.join("state")).unwrap();
+    chown(scene.0.join("state"), nobody, nobody).unwrap();
+    let run = |words: &[&str]| {
+        let mut command = Command::new(&zring);
+        command
+            .args(words)
+            .arg("--state")
+            .arg(scene.0.join("state"));
+        command.arg(scene.0.join("tree")).uid(65534).gid(65534);
+        command.output().unwrap()
+    };
+    let scan = run(&["etag", "scan", "-q", "--format", "none", "--settle", "0"]);
+    assert!(scan.status.success(), "{scan:?}");
+    let out = run(&[
+        "trace-startup",
+        "--verify",
+        "--watch-by",
+        "inotify",
+        "--format",
+        "json",
+    ]);
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(json["heard"]["agrees"], true, "{json}");
+    assert_eq!(json["heard"]["files"], 0);
+    assert_eq!(
+        json["heard"]["directories"],
+        json["counts"]["opens.directory"]
+    );
+    // The witness by itself.
+    let watch = OpenWatch::open(&scene.0.join("tree")).unwrap();
+    fs::read(scene.0.join("tree/1/5")).unwrap();
+    assert_eq!(fs::read_dir(scene.0.join("tree/2")).unwrap().count(), 100);
+    assert_eq!(fs::read_dir(scene.0.join("tree")).unwrap().count(), 3);
+    let mut heard = Opens::default();
+    watch.read(&mut heard).unwrap();
+    assert_eq!((heard.directories, heard.files, heard.lost), (2, 1, false));
+}
+
 #[test]
 fn phases_add_up_to_the_time_on_the_wall() {
     let scene = Scene::new(20);
@@ -128,8 +182,10 @@ fn phases_add_up_to_the_time_on_the_wall() {
         .values()
         .map(|p| p["counts"]["stats"].as_u64().unwrap());
     assert_eq!(Some(counted.sum()), json["counts"]["stats"].as_u64());
-    let slowest = json["slowest"].as_object().unwrap();
+    let slowest = json["slowest"].as_array().unwrap();
+    let took = |call: &Value| call["ms"].as_f64().unwrap();
     assert!((1..=10).contains(&slowest.len()));
+    assert!(slowest.windows(2).all(|two| took(&two[0]) >= took(&two[1])));
 }
 
 /// What a reader of Chrome's format relies on, checked event by event.

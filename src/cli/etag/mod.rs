@@ -17,6 +17,7 @@ mod watch;
 
 use super::args::{Args, Usage};
 use crate::engine::etag::RootError;
+use crate::kernel::proc;
 use crate::store::catalog::CatalogError;
 use std::process::ExitCode;
 
@@ -63,7 +64,7 @@ watch, with the bounds of scan:
 
 trace-startup:
   --out FILE                   a trace that Perfetto and Chrome open
-  --verify                     have the kernel count opens too; a difference is exit 1 (needs root)
+  --verify                     have the kernel count opens too; a difference is exit 1
   --assert-no-data-opens       exit 1 if a file of a ROOT was opened, or directories more than twice
 
 check:
@@ -118,6 +119,7 @@ pub(super) fn command(args: Args) -> ExitCode {
     let mut words = args.words().into_iter();
     let verb = words.next().unwrap_or_default();
     let rest = Args::new(words.collect());
+    proc::small_pages();
     let outcome = match verb.to_str() {
         Some("scan") => pass::scan(rest),
         Some("check") => pass::check(rest),

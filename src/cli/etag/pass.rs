@@ -119,6 +119,13 @@ fn all_roots(
     Ok(sum)
 }
 
+/// Where findings go, in the form that is asked for, or the usual one.
+fn output(options: &Options, usual: Format, all: bool, sorted: bool) -> (Format, Arc<Output>) {
+    let format = options.format.unwrap_or(usual);
+    let out = Output::new(format, all, options.zero, sorted, options.quiet);
+    (format, Arc::new(out))
+}
+
 fn omitted(out: &Output, sum: &Summary) -> bool {
     let unsure = [
         State::Stale,
@@ -144,14 +151,7 @@ pub(super) fn check(args: Args) -> Code {
     let Some(options) = Options::read("check", args)? else {
         return Ok(0);
     };
-    let format = options.format.unwrap_or(Format::Text);
-    let out = Arc::new(Output::new(
-        format,
-        options.all,
-        options.zero,
-        false,
-        options.quiet,
-    ));
+    let (format, out) = output(&options, Format::Text, options.all, false);
     let list = match &options.against {
         Some(path) => Some(Arc::new(Listed::new(
             read_list(path, options.zero)?,
@@ -212,8 +212,7 @@ pub(super) fn export(args: Args) -> Code {
     let Some(options) = Options::read("export", args)? else {
         return Ok(0);
     };
-    let format = options.format.unwrap_or(Format::Sums);
-    let out = Arc::new(Output::new(format, true, options.zero, true, options.quiet));
+    let (_, out) = output(&options, Format::Sums, true, true);
     let sum = all_roots(&options, |path, pulse| {
         check_root(
             &options,
@@ -234,14 +233,7 @@ pub(super) fn scan(args: Args) -> Code {
     if options.bench {
         return bench(&options);
     }
-    let format = options.format.unwrap_or(Format::Text);
-    let out = Arc::new(Output::new(
-        format,
-        options.all,
-        options.zero,
-        false,
-        options.quiet,
-    ));
+    let (format, out) = output(&options, Format::Text, options.all, false);
     let mut failure = None;
     let sum = all_roots(&options, |path, pulse| {
         let sink = Arc::new(out.of(prefix(&options, path)));

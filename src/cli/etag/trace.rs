@@ -22,24 +22,23 @@ use crate::etag::State;
 use crate::etag::json::Object;
 use crate::kernel::calls::{Class, Count};
 use crate::kernel::chain::ReadRing;
+use crate::kernel::opens::{OpenWatch, Opens};
+use crate::kernel::proc;
 use crate::kernel::watch::{Event, OpenLog, Watcher};
 use crate::store::catalog::{self, Catalog};
 use crate::wire::fsevent::Mask;
 use std::fmt::Write as _;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 const SLOWEST: usize = 10;
 
 /// What was opened below the roots, as the kernel tells it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Heard {
-    directories: u64,
-    files: u64,
-    lost: bool,
-}
+type Heard = Opens;
 
 /// `zring trace-startup ...`
 pub(super) fn command(args: Args) -> Result<u8, EtagError> {
@@ -137,24 +136,90 @@ fn start(
     Ok((sum, started))
 }
 
-/// What the kernel tells of opens below the roots.
+/// What the kernel tells of opens below the roots: by fanotify, or by inotify to those who may not use that.
 struct Witness {
     logs: Vec<OpenLog>,
+    /// Read all the time: their queue is short.
+    listener: Option<Listener>,
     heard: Heard,
+}
+
+/// Reads what watches tell.
+struct Listener {
+    heard: Arc<Mutex<Heard>>,
+    watches: Arc<Vec<OpenWatch>>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Listener {
+    fn start(roots: &[PathBuf]) -> Result<Self, EtagError> {
+        let watches: io::Result<Vec<_>> = roots.iter().map(|root| OpenWatch::open(root)).collect();
+        let watches = Arc::new(watches.map_err(|source| EtagError::Io {
+            what: "watching what is opened".to_owned(),
+            source,
+        })?);
+        let (heard, over) = (Arc::<Mutex<Heard>>::default(), Arc::<AtomicBool>::default());
+        let (all, to, told) = (Arc::clone(&watches), Arc::clone(&heard), Arc::clone(&over));
+        let thread = super::pass::threads(proc::spawn("zring-witness", move || {
+            while !told.load(Ordering::Relaxed) {
+                listen(&all, &to);
+                proc::pause(Duration::from_micros(500));
+            }
+        }))?;
+        Ok(Self {
+            heard,
+            watches,
+            over,
+            thread: Some(thread),
+        })
+    }
+
+    fn now(&self) -> Heard {
+        listen(&self.watches, &self.heard);
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn listen(watches: &[OpenWatch], heard: &Mutex<Heard>) {
+    let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    for watch in watches {
+        if watch.read(&mut heard).is_err() {
+            heard.lost = true;
+        }
+    }
 }
 
 impl Witness {
     fn listen(options: &Options) -> Result<Self, EtagError> {
-        let mut logs = Vec::new();
-        for path in &options.paths {
-            let canonical = path.canonicalize().unwrap_or_else(|_| path.clone());
-            logs.push(OpenLog::open(&canonical)?);
-        }
-        let heard = Heard::default();
-        Ok(Self { logs, heard })
+        let canonical = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let roots: Vec<PathBuf> = options.paths.iter().map(canonical).collect();
+        let logs: Result<Vec<_>, _> = roots.iter().map(|root| OpenLog::open(root)).collect();
+        let listener = match &logs {
+            Ok(_) => None,
+            Err(_) => Some(Listener::start(&roots)?),
+        };
+        Ok(Self {
+            logs: logs.unwrap_or_default(),
+            listener,
+            heard: Heard::default(),
+        })
     }
 
     fn hear(&mut self) -> Result<(), EtagError> {
+        if let Some(listener) = &self.listener {
+            self.heard = listener.now();
+            return Ok(());
+        }
         let own = std::process::id().cast_signed();
         let failed = |source| EtagError::Io {
             what: "reading what was opened".to_owned(),
@@ -309,15 +374,13 @@ fn json(report: &Report, summary: &Summary, verdict: &Verdict) -> String {
             .object("counts", counts(&|count| phase.counts.get(count)));
         phases = phases.object(phase.name, one);
     }
-    let mut slowest = Object::new();
-    for (n, told) in report.slowest(SLOWEST).into_iter().enumerate() {
+    let slowest = report.slowest(SLOWEST).into_iter().map(|told| {
         use std::os::unix::ffi::OsStrExt;
-        let one = Object::new()
+        Object::new()
             .path(told.path.as_os_str().as_bytes())
             .text("call", Some(told.count.name()))
-            .float("ms", ms(told.took));
-        slowest = slowest.object(&n.to_string(), one);
-    }
+            .float("ms", ms(told.took))
+    });
     let mut out = Object::new()
         .float("wall_ms", ms(report.wall))
         .object("phases", phases)
@@ -326,7 +389,7 @@ fn json(report: &Report, summary: &Summary, verdict: &Verdict) -> String {
         .int("dirs", Some(summary.dirs.into()))
         .int("fresh", Some(summary.state(State::Fresh).into()))
         .flag("gates_hold", verdict.gates_hold())
-        .object("slowest", slowest);
+        .list("slowest", slowest);
     if let Some(heard) = verdict.heard {
         let heard = Object::new()
             .int("directories", Some(heard.directories.into()))

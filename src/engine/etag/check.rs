@@ -9,7 +9,7 @@ use super::node::Node;
 use super::owner::Handle;
 use super::queue::{Item, Queue, Rank};
 use super::root::Root;
-use super::walk::{Pool, Unit, locked};
+use super::walk::{Load, Pool, Unit, locked};
 use crate::etag::rename::Renames;
 use crate::etag::{Reason, State, Trust, Verdict};
 use crate::kernel::{calls, proc};
@@ -18,11 +18,12 @@ use crate::wire::catalog::{Batch, Entries, Op, Record, Run};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// New files that are put by until it is known which files are gone.
 const DEFERRED_MAX: usize = 100_000;
-/// Workers where the answers come from afar.
+/// Workers per processor where answers come from afar, or turn out to be waited for.
 const FAR_WORKERS: usize = 4;
 const WORKERS_MAX: usize = 64;
 
@@ -45,7 +46,12 @@ pub(super) struct Pass {
     pub(super) pulse: Arc<Pulse>,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) pool: Pool,
+    /// Workers that begin.
     pub(super) workers: usize,
+    load: Load,
+    more: Mutex<Vec<JoinHandle<()>>>,
+    /// Further ones that may be started.
+    more_max: usize,
     pub(super) scan: Option<ScanSide>,
     pub(super) seed: u64,
     renames: Mutex<Renames>,
@@ -160,10 +166,12 @@ impl Pass {
             root.identity.fs_type.as_str(),
             "nfs" | "smb2" | "cifs" | "fuse"
         );
-        let workers = match config.threads {
-            0 if far => (processors() * FAR_WORKERS).min(WORKERS_MAX),
-            0 => processors().min(WORKERS_MAX),
-            n => n.min(WORKERS_MAX),
+        let processors = processors();
+        let most = (processors * FAR_WORKERS).min(WORKERS_MAX);
+        let (workers, most) = match config.threads {
+            0 if far => (most, most),
+            0 => (processors.min(WORKERS_MAX), most),
+            n => (n.min(WORKERS_MAX), n.min(WORKERS_MAX)),
         };
         if let Some(damaged) = snapshot.as_ref().map(|s| s.damaged()).filter(|n| *n > 0) {
             pulse.add(Counter::DamagedRuns, damaged as u64);
@@ -178,8 +186,11 @@ impl Pass {
             kept: Mutex::default(),
             pulse,
             sink,
-            pool: Pool::new(workers),
+            pool: Pool::new(most),
             workers,
+            load: Load::new(processors),
+            more: Mutex::default(),
+            more_max: most - workers,
             scan,
             seed: u64::try_from(seed & i128::from(u64::MAX)).unwrap_or(0),
             renames: Mutex::default(),
@@ -207,10 +218,29 @@ impl Pass {
         for thread in threads {
             thread.join().expect("a panic ends the process");
         }
+        // One of these may still start another.
+        while let Some(thread) = { locked(&self.more).pop() } {
+            thread.join().expect("a panic ends the process");
+        }
         if !self.pulse.is_cancelled() {
             self.conclude();
         }
         Ok(())
+    }
+
+    /// Starts one more worker, if that is worth it; asked after each unit.
+    pub(super) fn grow(self: &Arc<Self>) {
+        if self.more_max == 0 || !self.load.wants_more(&self.pool) {
+            return;
+        }
+        let mut more = locked(&self.more);
+        if more.len() == self.more_max {
+            return;
+        }
+        let index = self.workers + more.len();
+        let pass = Arc::clone(self);
+        let started = proc::spawn("zring-check", move || Worker::new(pass, index).work());
+        more.extend(started);
     }
 
     pub(super) fn send(&self, batch: Batch) {

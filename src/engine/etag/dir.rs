@@ -98,6 +98,7 @@ impl Worker {
                     Unit::Part(part) => self.part(&part),
                 }
                 self.tell();
+                pass.grow();
             }
             pass.pool.done();
         }
@@ -148,6 +149,11 @@ impl Worker {
             path.push(b'/');
         }
         path.extend_from_slice(name.to_bytes());
+        if self.pass.root.ours.contains(&path) {
+            self.left_out(&path, Reason::Ours);
+            self.path = path;
+            return;
+        }
         let resolve = Resolve::below(self.pass.config.cross_device);
         let opened = parent.open_child(name, resolve).and_then(|fd| {
             let own = stat::stat_fd(fd.as_fd())?;
@@ -240,7 +246,7 @@ impl Worker {
             return;
         };
         self.pass.visited[run / 64].fetch_or(1 << (run % 64), std::sync::atomic::Ordering::Relaxed);
-        if snapshot.load(run, bytes).is_err() || !bytes.is_empty() && Run::parse(bytes).is_err() {
+        if snapshot.load(run, bytes).is_err() {
             self.pass.pulse.add(Counter::DamagedRuns, 1);
             bytes.clear();
         }
@@ -260,6 +266,9 @@ impl Worker {
         self.load(&path);
         let run = Arc::clone(&self.run);
         let run_parsed = Run::parse(&run).ok();
+        if run_parsed.is_none() && !run.is_empty() {
+            self.pass.pulse.add(Counter::DamagedRuns, 1);
+        }
         let witness = DirWitness {
             ino: own.witness.ino,
             mtime: own.witness.mtime,

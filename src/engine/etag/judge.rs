@@ -32,23 +32,13 @@ impl Worker {
         }
         let trust = self.pass.config.trust;
         let verdict = Verdict::of(trust, &record, &found.witness, found.verity, here.now);
-        self.tally.states[verdict.state as usize] += 1;
         if verdict.state == State::Fresh {
-            let config = &self.pass.config;
-            if in_share(config.verify, self.pass.seed, here.path, name.to_bytes()) {
-                self.pass
-                    .queue(here.item(name, found, Rank::Verify, Some(record)));
-            } else if self.pass.sink.wants_fresh() {
-                self.say(
-                    here,
-                    name.to_bytes(),
-                    verdict,
-                    Some(found),
-                    Some(&record),
-                    None,
-                );
+            let share = self.pass.config.verify;
+            if in_share(share, self.pass.seed, here.path, name.to_bytes()) {
+                self.tally.states[State::Fresh as usize] += 1;
+                let item = here.item(name, found, Rank::Verify, Some(record));
+                return self.pass.queue(item);
             }
-            return;
         }
         let rank = match (verdict.state, verdict.reason) {
             (State::Racy, _) => Rank::Racy,
@@ -56,17 +46,28 @@ impl Worker {
             (_, Some(Reason::Ctime)) => Rank::Ctime,
             _ => Rank::Stale,
         };
-        if self.pass.scan.is_some() {
-            self.pass.queue(here.item(name, found, rank, Some(record)));
-        } else {
-            self.say(
-                here,
-                name.to_bytes(),
-                verdict,
-                Some(found),
-                Some(&record),
-                None,
-            );
+        self.conclude(here, name, found, verdict, rank, &record);
+    }
+
+    /// Has a file with a record hashed if it is not fresh; a check says what it is.
+    #[inline]
+    fn conclude(
+        &mut self,
+        here: &mut Here<'_>,
+        name: &CStr,
+        found: &Stat,
+        verdict: Verdict,
+        rank: Rank,
+        record: &Record,
+    ) {
+        self.tally.states[verdict.state as usize] += 1;
+        let fresh = verdict.state == State::Fresh;
+        if !fresh && self.pass.scan.is_some() {
+            let item = here.item(name, found, rank, Some(*record));
+            self.pass.queue(item);
+        } else if !fresh || self.pass.sink.wants_fresh() {
+            let name = name.to_bytes();
+            self.say(here, name, verdict, Some(found), Some(record), None);
         }
     }
 
@@ -75,27 +76,12 @@ impl Worker {
         if let Some(record) = self.attribute(here, name, found) {
             let trust = self.pass.config.trust;
             let verdict = Verdict::of(trust, &record, &found.witness, found.verity, here.now);
-            self.tally.states[verdict.state as usize] += 1;
             self.note(&Op::Put {
                 dir: here.path,
                 name: name.to_bytes(),
                 record,
             });
-            let queued = verdict.state != State::Fresh && self.pass.scan.is_some();
-            if queued {
-                self.pass
-                    .queue(here.item(name, found, Rank::Imported, Some(record)));
-            } else if verdict.state != State::Fresh || self.pass.sink.wants_fresh() {
-                self.say(
-                    here,
-                    name.to_bytes(),
-                    verdict,
-                    Some(found),
-                    Some(&record),
-                    None,
-                );
-            }
-            return;
+            return self.conclude(here, name, found, verdict, Rank::Imported, &record);
         }
         self.tally.states[State::New as usize] += 1;
         let item = here.item(name, found, Rank::New, None);

@@ -20,6 +20,7 @@
 
 mod check;
 mod config;
+mod delay;
 mod dir;
 mod hash;
 mod judge;

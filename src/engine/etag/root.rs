@@ -51,6 +51,8 @@ pub struct Root {
     pub mapped_hide: bool,
     /// Whether attributes may be taken from a cache.
     pub fresh: Freshness,
+    /// Mounts of this program below it, by their paths from it: where other mounts are entered, these are not, and nothing of them is asked.
+    pub(super) ours: Vec<Vec<u8>>,
     fd: OwnedFd,
     dev: u64,
     ino: u64,
@@ -143,6 +145,10 @@ impl Root {
                 fs_uuid: uuid,
                 fs_type: type_name(magic),
             },
+            ours: match config.cross_device && !config.allow_ours {
+                true => ours_below(&canonical),
+                false => Vec::new(),
+            },
             canonical,
             grain: match magic {
                 FAT | EXFAT => racy::FAT,
@@ -229,6 +235,21 @@ fn covering(path: &Path) -> Option<mountinfo::Mounted> {
     let on = mounts.filter(|m| path.starts_with(&m.path));
     // Of mounts on one path the last is the one seen.
     on.max_by_key(|m| m.path.as_os_str().len())
+}
+
+fn ours_below(root: &Path) -> Vec<Vec<u8>> {
+    let ours = mountinfo::all().into_iter().filter(|m| m.is_ours());
+    ours.filter_map(|m| {
+        Some(
+            m.path
+                .strip_prefix(root)
+                .ok()?
+                .as_os_str()
+                .as_bytes()
+                .to_vec(),
+        )
+    })
+    .collect()
 }
 
 /// Whether a device is that of a mount of this program.

@@ -2,15 +2,18 @@
 //!
 //! A unit is a directory to be read, or some names of a directory that is too large for one. A worker that has nothing and finds nothing waits
 //! until somebody adds; all end when no unit is left and none is under way.
+//!
+//! A pool has room for more workers than begin: where disks or networks make them wait, others use the processors meanwhile ([`Load`]).
 
 use super::node::Node;
 use crate::base::Stamp;
+use crate::kernel::proc;
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A piece of work.
 pub(super) enum Unit {
@@ -40,6 +43,8 @@ pub(super) struct Pool {
     /// Units that are not done, those under way included.
     left: AtomicUsize,
     idle: Mutex<usize>,
+    /// How often a worker found nothing to do.
+    pauses: AtomicUsize,
     bell: Condvar,
 }
 
@@ -54,6 +59,7 @@ impl Pool {
             deques: (0..workers).map(|_| Mutex::default()).collect(),
             left: AtomicUsize::new(0),
             idle: Mutex::new(0),
+            pauses: AtomicUsize::new(0),
             bell: Condvar::new(),
         }
     }
@@ -84,6 +90,7 @@ impl Pool {
             if self.left.load(SeqCst) == 0 {
                 return None;
             }
+            self.pauses.fetch_add(1, SeqCst);
             let mut idle = locked(&self.idle);
             *idle += 1;
             // A unit may have come since nothing was found: the wait is short whatever happens.
@@ -96,11 +103,73 @@ impl Pool {
         }
     }
 
+    /// Whether there is more to do than workers who do it.
+    fn has_more(&self) -> bool {
+        self.deques.iter().any(|deque| !locked(deque).is_empty())
+    }
+
     /// A unit is done.
     pub(super) fn done(&self) {
         if self.left.fetch_sub(1, SeqCst) == 1 {
             self.bell.notify_all();
         }
+    }
+}
+
+/// Between two looks at how busy the processors are.
+const LOOK: Duration = Duration::from_millis(2);
+/// Share of the processors' time below which one more worker is worth it.
+const BUSY: f64 = 0.9;
+
+/// What workers use of the processors, and whether they wait for something else.
+#[derive(Debug)]
+pub(super) struct Load {
+    processors: usize,
+    last: Mutex<Look>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    at: Instant,
+    cpu: Duration,
+    waits: u64,
+    pauses: usize,
+}
+
+impl Load {
+    pub(super) fn new(processors: usize) -> Self {
+        let last = Mutex::new(Look {
+            at: Instant::now(),
+            cpu: proc::cpu_time(),
+            waits: proc::waits(),
+            pauses: 0,
+        });
+        Self { processors, last }
+    }
+
+    /// Whether one more worker would find processors at rest and something to do, because those there are wait for disk or network.
+    /// Processors that others use are not at rest: nobody waits by himself then.
+    pub(super) fn wants_more(&self, pool: &Pool) -> bool {
+        let Ok(mut last) = self.last.try_lock() else {
+            return false;
+        };
+        let wall = last.at.elapsed();
+        if wall < LOOK {
+            return false;
+        }
+        let now = Look {
+            at: Instant::now(),
+            cpu: proc::cpu_time(),
+            waits: proc::waits(),
+            pauses: pool.pauses.load(SeqCst),
+        };
+        let before = std::mem::replace(&mut *last, now);
+        drop(last);
+        let used = now.cpu.saturating_sub(before.cpu).as_secs_f64();
+        let share = used / (wall.as_secs_f64() * self.processors as f64);
+        let waits = now.waits.saturating_sub(before.waits);
+        // A wait for work is none for a disk.
+        now.pauses == before.pauses && waits > 1 && share < BUSY && pool.has_more()
     }
 }
 

@@ -143,10 +143,36 @@ impl Change {
     }
 
     fn in_order(&self, entries: &[u8], names: &[u8], out: &mut Merged<'_>) {
+        let mut seen = FxHashSet::default();
+        let mut wanted = order_names(names).peekable();
+        let mut left = Entries(entries);
+        // Mostly the order is what it was, up to some name: no map is needed so far.
+        while let Some((is_dir, name)) = wanted.peek().copied() {
+            let mut next = left;
+            let Some(entry) = next.next() else { break };
+            if (entry.name, entry.is_dir()) != (name, is_dir) {
+                break;
+            }
+            match self.files.get(name).filter(|_| !is_dir) {
+                None => out.push(entry.fixed, name),
+                Some(changed) => {
+                    seen.insert(name);
+                    out.complete &= changed.is_some();
+                    out.push_some(changed.as_ref(), name);
+                }
+            }
+            wanted.next();
+            left = next;
+        }
+        if wanted.peek().is_some() {
+            // A directory that changes while it is listed may show a name twice.
+            let met = entries.len() - left.0.len();
+            seen.extend(Entries(&entries[..met]).map(|entry| entry.name));
+        }
+        let entries = left.0;
         let old: FxHashMap<&[u8], Entry<'_>> =
             Entries(entries).map(|entry| (entry.name, entry)).collect();
-        let mut seen = FxHashSet::default();
-        for (is_dir, name) in order_names(names) {
+        for (is_dir, name) in wanted {
             if !seen.insert(name) {
                 continue;
             }
