@@ -144,11 +144,11 @@ pub const ZEO_LOADS_UNDER_WAY: usize = 1024;
 /// ZEO: bytes of replies in flight, by what replies had of late: a server keeps what its client has not read yet.
 pub const ZEO_REPLY_BYTES: usize = 16 << 20;
 /// ZEO: loads that wait, 100 bytes each. A hundred blocks of 64 MiB in chunks of 4 KiB are as many.
-pub const ZEO_LOADS_MAX: usize = 2 << 20;
+pub const REMOTE_LOADS_MAX: usize = 2 << 20;
 /// ZEO: changed objects of transactions that were missed; beyond it all that was derived from the history is dropped instead.
 pub const ZEO_CATCH_UP_OIDS_MAX: usize = 100_000;
 /// ZEO: changed objects of commits that control has not taken yet, 8 bytes each; beyond it the same.
-pub const ZEO_EVENT_OIDS_MAX: usize = 1 << 20;
+pub const REMOTE_EVENT_OIDS_MAX: usize = 1 << 20;
 /// Decoded objects of a remote database that all workers keep, block data included, in bytes.
 pub const REMOTE_CACHE_BYTES: usize = 256 << 20;
 

@@ -12,7 +12,7 @@ use crate::base::{Oid, Tid};
 use crate::store::LoadError;
 use crate::store::any::AnyView;
 use crate::store::file::{FileOpts, FileStore, verify};
-use crate::store::zeo::{Server, ZeoStore};
+use crate::store::zeo::{self, Server};
 use crate::store::zurl::Zurl;
 use crate::zodb::need::Step;
 use crate::zodb::object::decode;
@@ -67,7 +67,7 @@ pub(super) fn command(args: Args) -> Outcome {
 
 /// Whether a server serves: its records are its own business.
 fn of_server(server: &Server, deep: bool) -> Outcome {
-    let (store, view) = ZeoStore::open(server, RECORD_BYTES_MAX, None)?;
+    let (store, view) = zeo::open(server, RECORD_BYTES_MAX, None)?;
     let root = view.load(Oid(0), view.at());
     let is_empty = view.at() == Tid::ZERO;
     let root = match root {

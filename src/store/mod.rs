@@ -17,6 +17,7 @@ pub mod any;
 pub mod catalog;
 pub mod file;
 pub mod normal;
+pub mod remote;
 pub mod zeo;
 pub mod zurl;
 

@@ -21,7 +21,8 @@ use zring::base::limit::RECORD_BYTES_MAX;
 use zring::base::{Oid, Tid};
 use zring::store::any::{AnyStore, AnyView};
 use zring::store::file::{FileOpts, FileStore};
-use zring::store::zeo::{Health, ZeoStore};
+use zring::store::remote::{Health, RemoteStore};
+use zring::store::zeo;
 use zring::store::zurl::Zurl;
 use zring::store::{Event, Store, View};
 
@@ -117,7 +118,7 @@ c.pack(time.time(), wait=True)
 c.close()";
 
 impl Bed for Zeo {
-    type Store = ZeoStore;
+    type Store = RemoteStore;
 
     fn target(&self) -> String {
         format!("zeo://127.0.0.1:{}?storage=main", self.port)
@@ -127,11 +128,11 @@ impl Bed for Zeo {
         self.dir.file("Data.fs")
     }
 
-    fn open(&self) -> ZeoStore {
+    fn open(&self) -> RemoteStore {
         let Zurl::Zeo(server) = Zurl::parse(&self.target()).unwrap() else {
             unreachable!()
         };
-        let opened = ZeoStore::open(&server, RECORD_BYTES_MAX, None);
+        let opened = zeo::open(&server, RECORD_BYTES_MAX, None);
         opened.unwrap().0
     }
 
@@ -303,7 +304,7 @@ fn many_loads_at_once_are_right() {
     let dump = Dump::new(&python, &zeo.file());
     let zurl = Zurl::parse(&zeo.target()).unwrap();
     let (store, view) = AnyStore::open(&zurl, RECORD_BYTES_MAX, None, &mut |_, _| {}).unwrap();
-    let AnyView::Zeo(view) = view else {
+    let AnyView::Remote(view) = view else {
         unreachable!()
     };
     let wanted: BTreeMap<(Oid, Tid), &String> = dump.loads.iter().map(|(k, v)| (*k, v)).collect();
@@ -404,7 +405,7 @@ fn a_zeo_server_by_tls_conforms() {
             let Zurl::Zeo(server) = Zurl::parse(&zurl).unwrap() else {
                 unreachable!()
             };
-            let opened = ZeoStore::open(&server, RECORD_BYTES_MAX, None);
+            let opened = zeo::open(&server, RECORD_BYTES_MAX, None);
             opened
                 .map(|(_, view)| view)
                 .map_err(|error| error.to_string())
@@ -419,7 +420,9 @@ fn a_zeo_server_by_tls_conforms() {
         let keys: Vec<_> = dump.loads.keys().copied().collect();
         assert_eq!(view.load_many(keys).len(), dump.loads.len());
         let refused = |opened: Result<_, String>, says: &str| {
-            let error: String = opened.map(|_: zring::store::zeo::ZeoView| ()).unwrap_err();
+            let error: String = opened
+                .map(|_: zring::store::remote::RemoteView| ())
+                .unwrap_err();
             assert!(error.contains(says), "{name}: {error}");
         };
         refused(open(&stranger, &reader, more), "invalid peer certificate");
