@@ -6,9 +6,9 @@
 use super::file::{self, FileOpts, FileStore, FileView, IndexFault, OpenError, Progress, Rebuilt};
 use super::file::{Reopen, Tail, WatchPaths};
 use super::remote::{Fatal, Link, Notice, RemoteOpenError, RemotePoll, RemoteStore, RemoteView};
-use super::zeo;
 use super::zurl::Zurl;
 use super::{Commit, LoadError, Loaded, View};
+use super::{rel, zeo};
 use crate::base::{Oid, Tid};
 use crate::kernel::proc::Waker;
 
@@ -191,6 +191,10 @@ impl AnyStore {
             }
             Zurl::Zeo(server) => {
                 let (store, view) = zeo::open(server, max_record, control)?;
+                Ok((Self::Remote(store), AnyView::Remote(view)))
+            }
+            Zurl::Rel(rel) => {
+                let (store, view) = rel::open(rel, max_record, control)?;
                 Ok((Self::Remote(store), AnyView::Remote(view)))
             }
         }

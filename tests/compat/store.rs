@@ -1,4 +1,5 @@
-//! What every kind of store has to do, asked of each of them with the same words: a file, and a ZEO server in both encodings.
+//! What every kind of store has to do, asked of each of them with the same words: a file, a ZEO server in both encodings, and
+//! RelStorage in PostgreSQL and in SQLite.
 //!
 //! 1. It is as of the last transaction, and answers as ZODB does for each object at each tid: undone, deleted, not yet stored.
 //! 2. While somebody writes, each transaction is told once, in order, with just its objects, and its view shows it.
@@ -10,8 +11,10 @@
 )]
 
 mod oracle;
+mod postgres;
 
-use oracle::{Dir, Dump, command, make, python, says};
+use oracle::{Dir, Dump, command, make, python, run, says};
+use postgres::{DATABASE, Postgres};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
@@ -22,9 +25,9 @@ use zring::base::{Oid, Tid};
 use zring::store::any::{AnyStore, AnyView};
 use zring::store::file::{FileOpts, FileStore};
 use zring::store::remote::{Health, RemoteStore};
-use zring::store::zeo;
 use zring::store::zurl::Zurl;
 use zring::store::{Event, Store, View};
+use zring::store::{rel, zeo};
 
 /// A database of one kind, served by what the test started.
 trait Bed {
@@ -33,6 +36,10 @@ trait Bed {
     fn target(&self) -> String;
     /// The file below it all.
     fn file(&self) -> String;
+    /// What ZODB says of it now.
+    fn dump(&self, python: &str) -> Dump {
+        Dump::new(python, &self.file())
+    }
     fn open(&self) -> Self::Store;
     /// Packs to now.
     fn pack(&self, python: &str);
@@ -144,6 +151,69 @@ impl Bed for Zeo {
     }
 }
 
+/// A database of RelStorage, made of a file.
+struct Rel {
+    dir: Dir,
+    /// Of PostgreSQL.
+    server: Option<Postgres>,
+}
+
+impl Rel {
+    /// With what stands in the file of `dir`.
+    fn new(python: &str, dir: Dir, server: Option<Postgres>) -> Self {
+        let this = Self { dir, server };
+        let (file, target) = (this.dir.file("Data.fs"), this.target());
+        run(python, RELSTORAGE, &["copy", &file, &target]);
+        this
+    }
+
+    fn zurl(&self) -> String {
+        match &self.server {
+            Some(server) => server.zurl(DATABASE),
+            None => format!("sqlite://{}", self.dir.file("sqlite")),
+        }
+    }
+}
+
+const RELSTORAGE: &str = "compat/relational.py";
+
+fn opened(zurl: &str) -> RemoteStore {
+    let Zurl::Rel(rel) = Zurl::parse(zurl).unwrap() else {
+        unreachable!()
+    };
+    rel::open(&rel, RECORD_BYTES_MAX, None).unwrap().0
+}
+
+impl Bed for Rel {
+    type Store = RemoteStore;
+
+    fn target(&self) -> String {
+        match &self.server {
+            Some(server) => server.target(DATABASE),
+            None => format!("relsqlite:{}", self.dir.file("sqlite")),
+        }
+    }
+
+    fn file(&self) -> String {
+        self.dir.file("Data.fs")
+    }
+
+    /// RelStorage forgets the past of what is deleted, a file with the same transactions does not.
+    fn dump(&self, python: &str) -> Dump {
+        let copy = self.dir.file("copy.fs");
+        run(python, RELSTORAGE, &["copy", &self.target(), &copy]);
+        Dump::new(python, &copy)
+    }
+
+    fn open(&self) -> RemoteStore {
+        opened(&self.zurl())
+    }
+
+    fn pack(&self, python: &str) {
+        run(python, RELSTORAGE, &["pack", &self.target()]);
+    }
+}
+
 /// Follows a store until it shows `last`; gives its commits.
 fn follow<S: Store>(store: &mut S, last: Tid) -> Vec<(Tid, Vec<Oid>, S::View)> {
     let mut seen: Vec<(Tid, Vec<Oid>, S::View)> = Vec::new();
@@ -233,7 +303,7 @@ fn database(python: &str) -> Dir {
 fn conforms(python: &str, bed: &impl Bed) {
     let mut store = bed.open();
     let begun = store.view();
-    let dump = Dump::new(python, &bed.file());
+    let dump = bed.dump(python);
     assert_eq!(begun.at(), dump.txns.last().unwrap().0);
     let questions = dump.check(&begun);
     assert!(questions > 1000, "{questions}");
@@ -244,7 +314,7 @@ fn conforms(python: &str, bed: &impl Bed) {
         &bed.file().replace("Data.fs", "one.jsonl"),
         "1",
     );
-    let dump = Dump::new(python, &bed.file());
+    let dump = bed.dump(python);
     let seen = follow(&mut store, dump.txns.last().unwrap().0);
     assert!(seen.len() >= 40);
     same_history(&seen, &dump, begun.at());
@@ -262,7 +332,7 @@ fn conforms(python: &str, bed: &impl Bed) {
         &bed.file().replace("Data.fs", "two.jsonl"),
         "2",
     );
-    let after = Dump::new(python, &bed.file());
+    let after = bed.dump(python);
     let seen = follow(&mut store, after.txns.last().unwrap().0);
     same_history(&seen, &after, packed);
     let view = store.view();
@@ -293,6 +363,23 @@ fn a_zeo_server_conforms() {
         let dir = database(&python);
         conforms(&python, &Zeo::start(&python, dir, msgpack));
     }
+}
+
+#[test]
+fn relstorage_in_postgresql_conforms() {
+    let Some(python) = python() else { return };
+    let dir = database(&python);
+    let Some(server) = Postgres::start(Path::new(&dir.file("pg"))) else {
+        return;
+    };
+    conforms(&python, &Rel::new(&python, dir, Some(server)));
+}
+
+#[test]
+fn relstorage_in_sqlite_conforms() {
+    let Some(python) = python() else { return };
+    let dir = database(&python);
+    conforms(&python, &Rel::new(&python, dir, None));
 }
 
 /// Hundreds of loads at once give what loads one by one do, and in much less time than one waits.

@@ -30,6 +30,7 @@ pub trait Sink: fmt::Debug + Send + Sync {
 }
 
 /// To the driver.
+#[derive(Debug)]
 pub(in crate::store) enum Order {
     /// Bring these.
     Load(Wanted),
@@ -38,6 +39,7 @@ pub(in crate::store) enum Order {
 }
 
 /// Objects that somebody wants.
+#[derive(Debug)]
 pub(in crate::store) struct Wanted {
     pub(in crate::store) generation: u64,
     pub(in crate::store) rev: Rev,
@@ -47,6 +49,7 @@ pub(in crate::store) struct Wanted {
 }
 
 /// What a driver has of those who want something of it.
+#[derive(Debug)]
 pub(in crate::store) struct Ports {
     pub(in crate::store) orders: Receiver<Order>,
     /// Wakes it when there are orders.

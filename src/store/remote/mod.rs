@@ -1,7 +1,7 @@
 //! A database behind a driver: what control, workers and the command line have of any server, whatever it speaks.
 //!
 //! ```text
-//!   workers --Order--> driver        one thread, which alone talks to the database ([`super::zeo`])
+//!   workers --Order--> driver        one thread, which alone talks to the database ([`super::zeo`], [`super::rel`])
 //!      ^                 |  |
 //!      +----- Came ------+  +-- Happened --> control (`RemoteStore::poll`)
 //! ```
@@ -32,6 +32,8 @@ pub type Words = Box<dyn std::error::Error + Send + Sync>;
 pub(super) enum Why {
     NoObject,
     NotYet,
+    Deleted(Tid),
+    Gone(Tid),
     TooBig(usize),
     Refused(Refusal),
     Late,
@@ -45,6 +47,8 @@ impl Why {
         match self {
             Self::NoObject => LoadError::NoObject,
             Self::NotYet => LoadError::NotYet,
+            Self::Deleted(at) => LoadError::Deleted { at },
+            Self::Gone(at) => LoadError::Gone { at },
             Self::TooBig(len) => LoadError::TooBig {
                 len: len as u64,
                 max,

@@ -28,6 +28,7 @@ mod tests;
 mod tls;
 mod vigil;
 
+pub(in crate::store) use dial::connect;
 pub use dial::{Address, DialError, Server};
 pub use driver::open;
 pub use sync::Gap;
