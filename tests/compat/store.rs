@@ -13,7 +13,7 @@
 mod oracle;
 mod postgres;
 
-use oracle::{Dir, Dump, command, make, python, run, says};
+use oracle::{Answers, Dir, Dump, command, make, python, run};
 use postgres::{DATABASE, Postgres};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -31,7 +31,7 @@ use zring::store::{rel, zeo};
 
 /// A database of one kind, served by what the test started.
 trait Bed {
-    type Store: Store;
+    type Store: Store<View: Answers>;
     /// Where writers write.
     fn target(&self) -> String;
     /// The file below it all.
@@ -338,8 +338,8 @@ fn conforms(python: &str, bed: &impl Bed) {
     let view = store.view();
     after.check(&view);
     let mut kept = 0;
-    for (&(oid, at), said) in &dump.loads {
-        let says = says(&view, oid, at);
+    for ((oid, at), says) in view.answers(dump.loads.keys().copied().collect()) {
+        let said = &dump.loads[&(oid, at)];
         kept += usize::from(says.len() > 4 && &says == said);
         assert!(
             says == "gone" || says == "none" || &says == said,

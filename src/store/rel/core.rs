@@ -207,8 +207,9 @@ impl Core {
     /// It cannot be right.
     pub(super) fn answered(&mut self, key: Key, row: Row) -> Result<(), Trouble> {
         let (oid, at) = key;
+        // Asked twice, before and after history was lost: the first answer has served.
         if !self.asked.contains(&key) {
-            return Err(Trouble::Rows);
+            return Ok(());
         }
         if let Row::State(serial, _) | Row::Null(serial) = &row
             && *serial > at
@@ -415,5 +416,201 @@ impl Core {
         let fatal = Fatal::WentBack { head, now: newest };
         self.tell(Health::Frozen, Happened::Fatal(fatal));
         Err(Trouble::Behind { head, now: newest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::kernel::proc::Waker;
+    use crate::store::LoadError;
+    use crate::store::remote::link::Status;
+    use crate::store::remote::store::Inbox;
+    use crossbeam_channel::{Sender, unbounded};
+    use std::sync::Mutex;
+
+    /// Keeps what comes.
+    #[derive(Debug, Default)]
+    struct Basket(Mutex<Vec<Came>>);
+
+    impl Sink for Basket {
+        fn came(&self, loads: Vec<Came>) {
+            self.0.lock().unwrap().extend(loads);
+        }
+    }
+
+    impl Basket {
+        fn take(&self) -> Vec<(u64, Result<Loaded, LoadError>)> {
+            let all = std::mem::take(&mut *self.0.lock().unwrap());
+            all.into_iter().map(|c| (c.oid.0, c.loaded)).collect()
+        }
+    }
+
+    struct World {
+        core: Core,
+        orders: Sender<Order>,
+        inbox: Arc<Inbox>,
+        basket: Arc<Basket>,
+        now: Instant,
+    }
+
+    impl World {
+        /// Opened at transaction 10.
+        fn new() -> Self {
+            let (orders, receiver) = unbounded();
+            let inbox = Arc::new(Inbox::new(None));
+            let ports = Ports {
+                orders: receiver,
+                waker: Waker::new().unwrap(),
+                status: Arc::new(Status::default()),
+                inbox: Arc::clone(&inbox),
+            };
+            let mut core = Core::new(ports, 100, 1);
+            core.opened(Tid(10));
+            let opened = inbox.all();
+            assert!(matches!(opened[0], Happened::Opened(Tid(10))));
+            let (basket, now) = (Arc::default(), Instant::now());
+            Self {
+                core,
+                orders,
+                inbox,
+                basket,
+                now,
+            }
+        }
+
+        fn want(&mut self, generation: u64, at: u64, oids: &[u64]) {
+            let wanted = Wanted {
+                generation,
+                rev: Rev::Head,
+                at: Tid(at),
+                oids: oids.iter().map(|&oid| Oid(oid)).collect(),
+                sink: Arc::clone(&self.basket) as Arc<dyn Sink>,
+            };
+            self.orders.send(Order::Load(wanted)).unwrap();
+            assert!(self.core.take_orders(self.now));
+        }
+
+        fn look(&mut self, has_head: bool, txns: &[(u64, bool)]) -> Result<usize, Trouble> {
+            let txn = |&(tid, packed)| Txn {
+                tid: Tid(tid),
+                packed,
+                oids: vec![Oid(1)],
+                cut: false,
+            };
+            let look = Look {
+                has_head,
+                newest: Tid(if has_head { 10 } else { 9 }),
+                txns: txns.iter().map(txn).collect(),
+                more: false,
+            };
+            self.core.looked(self.now, Kept::All, look)
+        }
+    }
+
+    fn state(serial: u64) -> Row {
+        Row::State(Tid(serial), Bytes::from_static(b"record"))
+    }
+
+    #[test]
+    fn what_is_wanted_is_asked_together_and_once_and_again_after_a_loss() {
+        let mut w = World::new();
+        w.want(0, 10, &[1, 2, 3]);
+        w.want(0, 10, &[2]);
+        let batch = w.core.next_batch();
+        assert_eq!(batch.len(), 3);
+        w.core.answered(batch[0], state(4)).unwrap();
+        w.core.lost(Trouble::Silent);
+        assert!(w.core.next_batch().is_empty(), "nobody is there");
+        assert_eq!(w.look(true, &[]).unwrap(), 0);
+        let again = w.core.next_batch();
+        assert_eq!(again, batch[1..]);
+        w.core.answered(again[0], Row::None(true)).unwrap();
+        w.core.answered(again[1], Row::Null(Tid(7))).unwrap();
+        w.core.hand_out();
+        let came = w.basket.take();
+        assert_eq!(came.len(), 4);
+        assert!(matches!(came[0], (1, Ok(_))));
+        assert!(matches!(came[1], (2, Err(LoadError::NotYet))));
+        assert!(matches!(
+            came[3],
+            (3, Err(LoadError::Deleted { at: Tid(7) }))
+        ));
+        // What nobody waits for is nobody's; the future is nobody's either.
+        w.core.answered(batch[0], state(4)).unwrap();
+        w.want(0, 10, &[5]);
+        let key = w.core.next_batch()[0];
+        let future = w.core.answered(key, state(11));
+        assert!(matches!(future, Err(Trouble::Serial(..))));
+    }
+
+    #[test]
+    fn each_transaction_is_told_and_what_cannot_be_told_is_a_reset() {
+        for (has_head, txns, resets) in [
+            (true, [(11, false), (12, false)], false),
+            (false, [(11, false), (12, false)], true),
+            (true, [(11, true), (12, false)], true),
+        ] {
+            let mut w = World::new();
+            w.want(0, 10, &[1]);
+            w.look(has_head, &txns).unwrap();
+            assert_eq!(w.core.head(), Some(Tid(12)));
+            let told = w.inbox.all();
+            if resets {
+                assert!(matches!(told[..], [Happened::Reset(Tid(12), _)]));
+                // Who saw the other history gets nothing of this one.
+                assert!(matches!(w.basket.take()[..], [(1, Err(LoadError::Moved))]));
+                w.want(0, 10, &[1]);
+                assert!(matches!(w.basket.take()[..], [(1, Err(LoadError::Moved))]));
+            } else {
+                let [Happened::Commit(a, _), Happened::Commit(b, _)] = &told[..] else {
+                    panic!("{told:?}")
+                };
+                assert_eq!((*a, *b), (Tid(11), Tid(12)));
+                assert_eq!(w.core.next_batch().len(), 1);
+            }
+        }
+        let mut w = World::new();
+        let order = w.look(true, &[(12, false), (11, false)]);
+        assert!(matches!(order, Err(Trouble::Rows)));
+    }
+
+    #[test]
+    fn a_database_behind_head_has_a_while_to_catch_up_and_is_the_end_then() {
+        let mut w = World::new();
+        assert!(matches!(w.look(false, &[]), Err(Trouble::Behind { .. })));
+        w.now += Duration::from_millis(REL_GRACE_MS - 1);
+        assert!(w.look(false, &[]).is_err() && !w.core.has_ended());
+        assert!(w.look(true, &[]).is_ok());
+        w.inbox.all();
+        assert!(w.look(false, &[]).is_err() && !w.core.has_ended());
+        w.now += Duration::from_millis(REL_GRACE_MS);
+        assert!(w.look(false, &[]).is_err() && w.core.has_ended());
+        assert!(matches!(w.inbox.all()[..], [Happened::Fatal(_)]));
+        w.want(0, 10, &[1]);
+        assert!(matches!(w.basket.take()[..], [(1, Err(LoadError::Moved))]));
+    }
+
+    #[test]
+    fn a_revision_that_is_gone_is_told_when_head_had_the_time_to_pass() {
+        let mut w = World::new();
+        w.want(0, 10, &[1]);
+        let key = w.core.next_batch()[0];
+        w.core.answered(key, Row::Newer(Tid(11))).unwrap();
+        w.now += Duration::from_secs(5);
+        w.core.tick(w.now);
+        assert!(w.basket.take().is_empty() && w.core.is_holding());
+        w.look(true, &[(11, false)]).unwrap();
+        w.core.tick(w.now);
+        assert!(w.basket.take().is_empty());
+        w.now += Duration::from_millis(REL_HOLD_MS);
+        w.core.tick(w.now);
+        let came = w.basket.take();
+        assert!(matches!(
+            came[..],
+            [(1, Err(LoadError::Gone { at: Tid(11) }))]
+        ));
+        assert!(!w.core.is_holding());
     }
 }

@@ -11,10 +11,11 @@ use std::pin::pin;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Statement};
 
-/// Objects, each as of a state. A record that is too long is not sent. No look at `current_object`: it knows nothing of the past.
+/// Objects, each as of a state. A record that is too long is not sent. No look at `current_object`: it knows nothing of the past. The
+/// subquery for what was not found has a limit and no EXISTS, which a planner may answer by reading the whole table once.
 const LOAD_ALL: &str = "\
 SELECT o.zoid, o.at, s.tid, octet_length(s.state), CASE WHEN octet_length(s.state) <= $3 THEN s.state END,
-  CASE WHEN s.tid IS NULL THEN EXISTS (SELECT 1 FROM object_state e WHERE e.zoid = o.zoid) END
+  CASE WHEN s.tid IS NULL THEN (SELECT true FROM object_state e WHERE e.zoid = o.zoid LIMIT 1) END
 FROM unnest($1, $2) AS o (zoid, at) LEFT JOIN LATERAL (
   SELECT tid, state FROM object_state WHERE zoid = o.zoid AND tid <= o.at ORDER BY tid DESC LIMIT 1) s ON true";
 
@@ -24,10 +25,11 @@ SELECT o.zoid, o.at, s.tid, octet_length(s.state),
   CASE WHEN octet_length(s.state) <= $3 AND s.tid <= o.at THEN s.state END, false
 FROM unnest($1, $2) AS o (zoid, at) LEFT JOIN object_state s ON s.zoid = o.zoid";
 
-/// Transactions from the one that head shows, each with its objects. A subquery per row is never turned into a join of all there is.
+/// Transactions from the one that head shows, each with its objects, in no order: one would lead a planner to an index by it. A
+/// subquery per row is never turned into a join of all there is.
 const LOOK_ALL: &str = "\
 SELECT t.tid, t.packed,
-  CASE WHEN t.tid > $1 THEN ARRAY(SELECT s.zoid FROM object_state s WHERE s.tid = t.tid ORDER BY s.zoid LIMIT $2) END
+  CASE WHEN t.tid > $1 THEN ARRAY(SELECT s.zoid FROM object_state s WHERE s.tid = t.tid LIMIT $2) END
 FROM transaction t WHERE t.tid >= $1 ORDER BY t.tid LIMIT $3";
 
 /// Objects of newer transactions.
@@ -166,7 +168,8 @@ impl Looker {
             let oids: Option<Vec<i64>> = row.try_get(2)?;
             let oids = oids.unwrap_or_default().into_iter();
             let oids: Result<Vec<_>, _> = oids.map(|oid| Ok(Oid(number(oid)?))).collect();
-            let oids: Vec<Oid> = oids.map_err(|error: Trouble| error)?;
+            let mut oids: Vec<Oid> = oids.map_err(|error: Trouble| error)?;
+            oids.sort_unstable();
             total += oids.len();
             if total > REL_LOOK_OIDS_MAX && !look.txns.is_empty() {
                 look.more = true; // these come with the next look

@@ -33,7 +33,7 @@ const LOAD_NEWEST: &str = "\
 SELECT tid, length(state), CASE WHEN length(state) <= ?3 AND tid <= ?2 THEN state END FROM object_state WHERE zoid = ?1";
 const EXISTS: &str = "SELECT 1 FROM object_state WHERE zoid = ?1 LIMIT 1";
 const TXNS: &str = "SELECT tid, packed FROM \"transaction\" WHERE tid >= ?1 ORDER BY tid LIMIT ?2";
-const OIDS: &str = "SELECT zoid FROM object_state WHERE tid = ?1 ORDER BY zoid LIMIT ?2";
+const OIDS: &str = "SELECT zoid FROM object_state WHERE tid = ?1 LIMIT ?2";
 const OIDS_NEWEST: &str =
     "SELECT tid, zoid FROM object_state WHERE tid > ?1 ORDER BY tid DESC LIMIT ?2";
 const NEWEST_OF_ALL: &str = "SELECT max(tid) FROM \"transaction\"";
@@ -147,7 +147,6 @@ impl File {
             self.looked = Some(now);
         }
         let batch = core.next_batch();
-        self.has_more = batch.len() > TURN_LOADS;
         for (n, &key) in batch.iter().enumerate() {
             let row = self.load(key, core.max_record())?;
             core.answered(key, row)?;
@@ -285,6 +284,7 @@ impl File {
         while let Some(row) = rows.next()? {
             found.push(Oid(number(row.get(0)?)?));
         }
+        found.sort_unstable();
         Ok(found)
     }
 

@@ -7,6 +7,7 @@ use crate::base::{Oid, Rev, Tid};
 use crate::kernel::proc::Waker;
 use crate::store::{LoadError, Loaded, View};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -249,9 +250,18 @@ impl RemoteView {
     ) -> Vec<(Oid, Tid, Result<Loaded, LoadError>)> {
         let (sender, inbox) = unbounded();
         let sink: Arc<dyn Sink> = Arc::new(ToChannel(sender));
-        let mut left: Vec<(Oid, Tid)> = wanted.into_iter().collect();
-        for &(oid, at) in &left {
-            self.ask(Rev::At(at), at, &[oid], &sink);
+        // Those of one state in one order, so that a driver sees them together.
+        let mut left: BTreeSet<(Tid, Oid)> = BTreeSet::new();
+        left.extend(wanted.into_iter().map(|(oid, at)| (at, oid)));
+        let mut states: Vec<(Tid, Vec<Oid>)> = Vec::new();
+        for &(at, oid) in &left {
+            match states.last_mut() {
+                Some((last, oids)) if *last == at => oids.push(oid),
+                _ => states.push((at, vec![oid])),
+            }
+        }
+        for (at, oids) in states {
+            self.ask(Rev::At(at), at, &oids, &sink);
         }
         let mut out = Vec::with_capacity(left.len());
         while !left.is_empty()
@@ -259,11 +269,11 @@ impl RemoteView {
         {
             for Came { rev, oid, loaded } in came {
                 let Rev::At(at) = rev else { continue };
-                left.retain(|key| *key != (oid, at));
+                left.remove(&(at, oid));
                 out.push((oid, at, loaded));
             }
         }
-        let late = |(oid, at)| (oid, at, Err(LoadError::Late));
+        let late = |(at, oid)| (oid, at, Err(LoadError::Late));
         out.extend(left.into_iter().map(late));
         out
     }

@@ -81,6 +81,14 @@ pub(in crate::store) struct Inbox {
 }
 
 impl Inbox {
+    pub(in crate::store) fn new(control: Option<Waker>) -> Self {
+        Self {
+            queue: Mutex::default(),
+            first: Condvar::new(),
+            control,
+        }
+    }
+
     pub(in crate::store) fn put(&self, happened: Happened) {
         let mut queue = self.queue.lock().expect("a panic aborts");
         let is_reset = |happened: &Happened| matches!(happened, Happened::Reset(..));
@@ -111,6 +119,12 @@ impl Inbox {
         if let Some(control) = &self.control {
             control.wake();
         }
+    }
+
+    /// What happened, in order.
+    #[cfg(test)]
+    pub(in crate::store) fn all(&self) -> Vec<Happened> {
+        self.take().all.into()
     }
 
     /// All there is.
@@ -186,11 +200,7 @@ impl RemoteStore {
         let waker = Waker::new().map_err(RemoteOpenError::Resources)?;
         let (sender, orders) = unbounded();
         let status = Arc::new(Status::default());
-        let inbox = Arc::new(Inbox {
-            queue: Mutex::default(),
-            first: Condvar::new(),
-            control,
-        });
+        let inbox = Arc::new(Inbox::new(control));
         let ports = Ports {
             orders,
             waker: waker.clone(),
