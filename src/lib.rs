@@ -51,7 +51,7 @@
 //!
 //! ```text
 //!   client in a page fault --> READ --> worker --> database file        (never: head, a commit)
-//!                                              --> server of the database, 30 s at most ([`store::zeo`])
+//!                                              --> server of the database, 30 s at most ([`store::zeo`], [`store::rel`])
 //!                              READ of a block that changed after what somebody sees
 //!                                   --> control, until a transaction that is being published is: workers in the middle of a request
 //!                                   --> answers to pins of that block --> clients --> OPEN, READ below @tid; GETATTR; READ of head/watch
@@ -80,12 +80,12 @@
 //! **READ** of `head/bigfile/<oid>`: (1) [`kernel::queue`] or [`kernel::dev`] reaps a request; it is now held.
 //! (2) [`wire::fuse::request`] borrows it from its buffer. (3) [`fs::read`] clips it to the file and cuts it into
 //! blocks. (4) [`zodb::bigfile`] walks the block table; everything it misses is loaded at once, each object once
-//! ([`store::file`], [`store::zeo`]); the task is parked only if the disk or a server has to be waited for. (5) [`fs::track`] notes what the
+//! ([`store::file`], [`store::remote`]); the task is parked only if the disk or a server has to be waited for. (5) [`fs::track`] notes what the
 //! answer depends on. (6) Bytes go into the reply: of a plain block in one pread from the database file, of a block
 //! in chunks by one copy; one command answers and arms the entry again. (7) When nobody has asked for anything for
 //! 2 ms, the rest of the block is loaded and stored behind the readers ([`fs::touch`]).
 //!
-//! **Commit**: (1) [`store::file`] sees a whole transaction, or a server pushes one. (2) The history compares old and new state of what is tracked
+//! **Commit**: (1) [`store::file`] sees a whole transaction, or a server pushes one, or a look finds it. (2) The history compares old and new state of what is tracked
 //! ([`tail::btreediff`]) and says which blocks of which files change. (3) The kernel is asked for its pages of them; what it had
 //! whole is kept, for those who will look for it under `@<tid>` ([`fs::kept`]). Of a file that gets shorter the kernel learns the new end, by
 //! somebody outside who asks ([`kernel::asker`]): then no READ behind it is ever answered from the new view. (4) The new view is published: every worker

@@ -149,11 +149,28 @@ pub const ZEO_LOADS_UNDER_WAY: usize = 1024;
 /// ZEO: bytes of replies in flight, by what replies had of late: a server keeps what its client has not read yet.
 pub const ZEO_REPLY_BYTES: usize = 16 << 20;
 /// ZEO: loads that wait, 100 bytes each. A hundred blocks of 64 MiB in chunks of 4 KiB are as many.
-pub const ZEO_LOADS_MAX: usize = 2 << 20;
+pub const REMOTE_LOADS_MAX: usize = 2 << 20;
 /// ZEO: changed objects of transactions that were missed; beyond it all that was derived from the history is dropped instead.
 pub const ZEO_CATCH_UP_OIDS_MAX: usize = 100_000;
 /// ZEO: changed objects of commits that control has not taken yet, 8 bytes each; beyond it the same.
-pub const ZEO_EVENT_OIDS_MAX: usize = 1 << 20;
+pub const REMOTE_EVENT_OIDS_MAX: usize = 1 << 20;
+/// RelStorage: loads in flight.
+pub const REL_LOADS_UNDER_WAY: usize = 2048;
+/// RelStorage: bytes of records in flight, by what they had of late.
+pub const REL_ROW_BYTES: usize = 32 << 20;
+/// RelStorage: objects that one look at new transactions may bring, 8 bytes each. A transaction that has more is not told, and all
+/// that was derived from the history is dropped instead.
+pub const REL_LOOK_OIDS_MAX: usize = 1 << 20;
+/// RelStorage: transactions that one look may bring.
+pub const REL_LOOK_TXNS_MAX: usize = 256;
+/// RelStorage: between looks at a server while something happens.
+pub const REL_LOOK_MIN_MS: u64 = 50;
+/// RelStorage: between looks at a server when nothing happens, unless its address says otherwise.
+pub const REL_LOOK_MAX_MS: u64 = 1000;
+/// RelStorage: how long a database may be behind head before it is said to have gone back: a server that took over may lag.
+pub const REL_GRACE_MS: u64 = 10_000;
+/// RelStorage: how long who asked for a revision that is over waits for workers to hear of the newer one, and to ask for that.
+pub const REL_HOLD_MS: u64 = 150;
 /// Decoded objects of a remote database that all workers keep, block data included, in bytes.
 pub const REMOTE_CACHE_BYTES: usize = 256 << 20;
 

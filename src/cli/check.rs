@@ -12,7 +12,9 @@ use crate::base::{Oid, Tid};
 use crate::store::LoadError;
 use crate::store::any::AnyView;
 use crate::store::file::{FileOpts, FileStore, verify};
-use crate::store::zeo::{Server, ZeoStore};
+use crate::store::rel::{self, Rel};
+use crate::store::remote::RemoteView;
+use crate::store::zeo::{self, Server};
 use crate::store::zurl::Zurl;
 use crate::zodb::need::Step;
 use crate::zodb::object::decode;
@@ -54,6 +56,7 @@ pub(super) fn command(args: Args) -> Outcome {
     let path = match reader::parse(zurl)? {
         Zurl::File(path) => path,
         Zurl::Zeo(server) => return of_server(&server, deep),
+        Zurl::Rel(rel) => return of_rel(&rel, deep),
     };
     let mut wrong = records(&path, deep)?;
     if deep {
@@ -67,14 +70,8 @@ pub(super) fn command(args: Args) -> Outcome {
 
 /// Whether a server serves: its records are its own business.
 fn of_server(server: &Server, deep: bool) -> Outcome {
-    let (store, view) = ZeoStore::open(server, RECORD_BYTES_MAX, None)?;
-    let root = view.load(Oid(0), view.at());
-    let is_empty = view.at() == Tid::ZERO;
-    let root = match root {
-        Ok(root) => format!("the root object is of {}", root.serial),
-        Err(LoadError::NoObject | LoadError::NotYet) if is_empty => "it is empty".to_owned(),
-        Err(error) => return Err(anyhow!("{}: root object: {error}", server.address).into()),
-    };
+    let (store, view) = zeo::open(server, RECORD_BYTES_MAX, None)?;
+    let root = root(&view).map_err(|error| error.context(server.address.to_string()))?;
     drop(store);
     let (address, storage, at) = (&server.address, &server.storage, view.at());
     println!("{address} serves storage {storage:?}: last transaction {at}, {root}");
@@ -83,6 +80,29 @@ fn of_server(server: &Server, deep: bool) -> Outcome {
         return Err(Failure::new(2, anyhow!("{text}")));
     }
     Ok(())
+}
+
+/// Whether a database of RelStorage can be read.
+fn of_rel(rel: &Rel, deep: bool) -> Outcome {
+    let (store, view) = rel::open(rel, RECORD_BYTES_MAX, None)?;
+    let root = root(&view).map_err(|error| error.context(rel.to_string()))?;
+    drop(store);
+    println!("{rel} is there: last transaction {}, {root}", view.at());
+    if deep {
+        let text = "what a database server stores is checked by its own tools";
+        return Err(Failure::new(2, anyhow!("{text}")));
+    }
+    Ok(())
+}
+
+/// What the root object of a server is.
+fn root(view: &RemoteView) -> anyhow::Result<String> {
+    let is_empty = view.at() == Tid::ZERO;
+    match view.load(Oid(0), view.at()) {
+        Ok(root) => Ok(format!("the root object is of {}", root.serial)),
+        Err(LoadError::NoObject | LoadError::NotYet) if is_empty => Ok("it is empty".to_owned()),
+        Err(error) => Err(anyhow!("root object: {error}")),
+    }
 }
 
 /// All transactions and records; returns how many things are wrong.

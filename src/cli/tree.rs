@@ -181,7 +181,7 @@ fn difference(
             }
             Some(changed)
         }
-        AnyView::Zeo(_) => None,
+        AnyView::Remote(_) => None,
     };
     let changed = |new: &mut Reader<'_>, oid: Oid| match &changed {
         Some(changed) => changed.contains(&oid),

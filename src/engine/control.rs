@@ -26,7 +26,7 @@ use crate::kernel::mount::Connection;
 use crate::kernel::proc::{self, Waker};
 use crate::store::any::{AnyStore, Event, FollowError, Poll};
 use crate::store::file::Tail;
-use crate::store::zeo::Notice;
+use crate::store::remote::Notice;
 use crossbeam_channel::{Receiver, Sender};
 use std::io;
 use std::sync::Arc;

@@ -21,7 +21,7 @@ use crate::kernel::port::TransportKind;
 use crate::kernel::proc::{self, Waker};
 use crate::store::any::{AnyOpenError, AnyStore};
 use crate::store::file::{IndexFault, Progress};
-use crate::store::zeo::Link;
+use crate::store::remote::Link;
 use crate::store::zurl::Zurl;
 use crate::wire::fuse::abi::init;
 use crossbeam_channel::unbounded;

@@ -16,7 +16,7 @@ use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::{Port, ReadDone};
 use crate::store::any::AnyView;
 use crate::store::file::{Batch, Locate, Located, Read, ReadId, Run};
-use crate::store::zeo::{Came, Sink};
+use crate::store::remote::{Came, Sink};
 use crate::store::{LoadError, Loaded};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -218,7 +218,7 @@ impl Loading {
 
     /// Asks a server for objects that nobody waits for yet.
     pub(super) fn ahead(&self, (rev, at, view): (Rev, Tid, &AnyView), oids: &[Oid]) {
-        if let AnyView::Zeo(view) = view {
+        if let AnyView::Remote(view) = view {
             view.ask(rev, at, oids, &self.sink);
         }
     }
@@ -233,7 +233,7 @@ impl Loading {
     ) {
         let view = match view {
             AnyView::File(view) => view,
-            AnyView::Zeo(view) => return view.ask(rev, at, oids, &self.sink),
+            AnyView::Remote(view) => return view.ask(rev, at, oids, &self.sink),
         };
         let plan = Plan::Objects(view.batch(at, oids.iter().copied()));
         self.start(

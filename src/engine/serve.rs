@@ -26,7 +26,7 @@ use crate::kernel::mount::Connection;
 use crate::kernel::notify::{self, Told};
 use crate::kernel::port::{Held, Port, ReadDone};
 use crate::store::any::AnyView;
-use crate::store::zeo::{Came, Sink};
+use crate::store::remote::{Came, Sink};
 use crate::wire::fuse::notify::{self as notices, RetrieveId, RetrieveLen};
 use crate::wire::fuse::reply;
 use crate::wire::fuse::request::{self, Op};

@@ -36,7 +36,7 @@ use crate::iso::Uid;
 use crate::iso::quota::Admitted;
 use crate::kernel::proc::Waker;
 use crate::store::any::AnyView;
-use crate::store::zeo::{Came, Health, Link};
+use crate::store::remote::{Came, Health, Link};
 use crate::wire::fuse::notify::RetrieveId;
 use bytes::Bytes;
 use crossbeam_channel::Sender;

@@ -94,6 +94,12 @@ pub fn ids() -> (u32, u32) {
     )
 }
 
+/// Name of the user this process acts as.
+pub fn user_name() -> Option<String> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    user.ok().flatten().map(|user| user.name)
+}
+
 /// The number of a group, by its name or itself.
 pub fn group_id(name: &str) -> Option<u32> {
     let named = nix::unistd::Group::from_name(name).ok().flatten();

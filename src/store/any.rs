@@ -5,9 +5,10 @@
 
 use super::file::{self, FileOpts, FileStore, FileView, IndexFault, OpenError, Progress, Rebuilt};
 use super::file::{Reopen, Tail, WatchPaths};
-use super::zeo::{self, Fatal, Link, Notice, ZeoOpenError, ZeoStore, ZeoView};
+use super::remote::{Fatal, Link, Notice, RemoteOpenError, RemotePoll, RemoteStore, RemoteView};
 use super::zurl::Zurl;
 use super::{Commit, LoadError, Loaded, View};
+use super::{rel, zeo};
 use crate::base::{Oid, Tid};
 use crate::kernel::proc::Waker;
 
@@ -17,7 +18,7 @@ pub enum AnyView {
     /// Of a file.
     File(FileView),
     /// Of a server.
-    Zeo(ZeoView),
+    Remote(RemoteView),
 }
 
 impl AnyView {
@@ -25,7 +26,7 @@ impl AnyView {
     pub fn at(&self) -> Tid {
         match self {
             Self::File(view) => view.at(),
-            Self::Zeo(view) => view.at(),
+            Self::Remote(view) => view.at(),
         }
     }
 
@@ -33,13 +34,13 @@ impl AnyView {
     pub fn generation(&self) -> u64 {
         match self {
             Self::File(view) => view.generation(),
-            Self::Zeo(view) => view.generation(),
+            Self::Remote(view) => view.generation(),
         }
     }
 
     /// Whether each load is a message to somewhere else.
     pub fn is_remote(&self) -> bool {
-        matches!(self, Self::Zeo(_))
+        matches!(self, Self::Remote(_))
     }
 
     /// Loads an object as of `at`; blocks.
@@ -49,7 +50,7 @@ impl AnyView {
     pub fn load(&self, oid: Oid, at: Tid) -> Result<Loaded, LoadError> {
         match self {
             Self::File(view) => view.load(oid, at),
-            Self::Zeo(view) => view.load(oid, at),
+            Self::Remote(view) => view.load(oid, at),
         }
     }
 
@@ -63,7 +64,7 @@ impl AnyView {
                 let load = |(oid, at)| (oid, at, view.load(oid, at));
                 wanted.into_iter().map(load).collect()
             }
-            Self::Zeo(view) => view.load_many(wanted),
+            Self::Remote(view) => view.load_many(wanted),
         }
     }
 }
@@ -84,7 +85,7 @@ pub enum AnyStore {
     /// A file.
     File(Box<FileStore>),
     /// A server.
-    Zeo(ZeoStore),
+    Remote(RemoteStore),
 }
 
 /// An event of it.
@@ -113,7 +114,7 @@ pub enum AnyOpenError {
     File(#[from] OpenError),
     /// A server.
     #[error(transparent)]
-    Zeo(#[from] ZeoOpenError),
+    Remote(#[from] RemoteOpenError),
 }
 
 /// Why following failed.
@@ -124,7 +125,7 @@ pub enum FollowError {
     File(#[from] file::FollowError),
     /// A server.
     #[error(transparent)]
-    Zeo(#[from] Fatal),
+    Remote(#[from] Fatal),
 }
 
 impl FollowError {
@@ -135,7 +136,7 @@ impl FollowError {
                 error,
                 file::FollowError::WentBack { .. } | file::FollowError::Damaged { .. }
             ),
-            Self::Zeo(Fatal::WentBack { .. }) => true,
+            Self::Remote(Fatal::WentBack { .. }) => true,
         }
     }
 }
@@ -163,10 +164,10 @@ fn of_file(poll: file::Poll) -> Poll {
     }
 }
 
-fn of_zeo(poll: zeo::ZeoPoll) -> Poll {
+fn of_remote(poll: RemotePoll) -> Poll {
     let events = poll.events.into_iter();
     Poll {
-        events: events.map(|event| of(event, AnyView::Zeo)).collect(),
+        events: events.map(|event| of(event, AnyView::Remote)).collect(),
         notices: poll.notices,
         ..Poll::default()
     }
@@ -189,8 +190,12 @@ impl AnyStore {
                 Ok((Self::File(Box::new(store)), AnyView::File(view)))
             }
             Zurl::Zeo(server) => {
-                let (store, view) = ZeoStore::open(server, max_record, control)?;
-                Ok((Self::Zeo(store), AnyView::Zeo(view)))
+                let (store, view) = zeo::open(server, max_record, control)?;
+                Ok((Self::Remote(store), AnyView::Remote(view)))
+            }
+            Zurl::Rel(rel) => {
+                let (store, view) = rel::open(rel, max_record, control)?;
+                Ok((Self::Remote(store), AnyView::Remote(view)))
             }
         }
     }
@@ -199,7 +204,7 @@ impl AnyStore {
     pub fn view(&self) -> AnyView {
         match self {
             Self::File(store) => AnyView::File(store.view()),
-            Self::Zeo(store) => AnyView::Zeo(store.view()),
+            Self::Remote(store) => AnyView::Remote(store.view()),
         }
     }
 
@@ -207,7 +212,7 @@ impl AnyStore {
     pub fn watch_paths(&self) -> Option<WatchPaths> {
         match self {
             Self::File(store) => Some(store.watch_paths()),
-            Self::Zeo(_) => None,
+            Self::Remote(_) => None,
         }
     }
 
@@ -215,7 +220,7 @@ impl AnyStore {
     pub fn index_fault(&self) -> Option<IndexFault> {
         match self {
             Self::File(store) => store.index_fault(),
-            Self::Zeo(_) => None,
+            Self::Remote(_) => None,
         }
     }
 
@@ -223,7 +228,7 @@ impl AnyStore {
     pub fn link(&self) -> Option<&Link> {
         match self {
             Self::File(_) => None,
-            Self::Zeo(store) => Some(store.link()),
+            Self::Remote(store) => Some(store.link()),
         }
     }
 
@@ -234,7 +239,7 @@ impl AnyStore {
     pub fn poll(&mut self) -> Result<Poll, FollowError> {
         Ok(match self {
             Self::File(store) => of_file(store.poll()?),
-            Self::Zeo(store) => of_zeo(store.poll()?),
+            Self::Remote(store) => of_remote(store.poll()?),
         })
     }
 
@@ -245,7 +250,7 @@ impl AnyStore {
     pub fn adopt(&mut self, rebuilt: Result<Rebuilt, OpenError>) -> Result<Poll, FollowError> {
         match self {
             Self::File(store) => Ok(of_file(store.adopt(rebuilt)?)),
-            Self::Zeo(_) => unreachable!("BUG: a server is no file"),
+            Self::Remote(_) => unreachable!("BUG: a server is no file"),
         }
     }
 }

@@ -17,6 +17,8 @@ pub mod any;
 pub mod catalog;
 pub mod file;
 pub mod normal;
+pub mod rel;
+pub mod remote;
 pub mod zeo;
 pub mod zurl;
 
@@ -94,6 +96,14 @@ pub enum LoadError {
     #[error("the object was deleted by transaction {at}")]
     Deleted {
         /// The transaction that removed it.
+        at: Tid,
+    },
+    /// The object was changed since, and the database keeps newest revisions alone.
+    #[error(
+        "the object was changed by transaction {at}, and the database keeps no older revisions"
+    )]
+    Gone {
+        /// The transaction that changed it.
         at: Tid,
     },
     /// What stands in the file cannot be right. If `what.may_be_stale()`, a fresh view may do better: retry once.

@@ -30,6 +30,7 @@ pub fn normalise(zurl: &str) -> Result<String, UnknownScheme> {
         "file" | "zeo" | "demo" => {}
         "neo" | "neos" => normalise_neo(&mut parts),
         "zeos" => normalise_zeos(&mut parts),
+        "postgres" | "postgresql" | "sqlite" => normalise_rel(&mut parts),
         _ => return Err(UnknownScheme(parts.scheme.into())),
     }
     Ok(join(&parts))
@@ -100,6 +101,25 @@ fn normalise_zeos(parts: &mut Parts) {
     };
     let kept: Vec<_> = parts.query.split('&').filter(is_kept).collect();
     parts.query = kept.join("&");
+}
+
+/// Who the client is, and how it goes about it, says nothing about the database.
+fn normalise_rel(parts: &mut Parts) {
+    const OF_DATABASE: [&str; 5] = ["data_dir", "host", "unix_socket", "keep_history", "port"];
+    let mut kept: Vec<_> = parts.query.split('&').collect();
+    kept.retain(|item| {
+        let name = item.split_once('=').map_or(*item, |(name, _)| name);
+        OF_DATABASE.contains(&name)
+    });
+    kept.sort_unstable();
+    parts.query = kept.join("&");
+    if parts.scheme == "postgresql" {
+        parts.scheme = "postgres".to_owned();
+    }
+    if let Some((_, hosts)) = parts.netloc.rsplit_once('@') {
+        parts.netloc = hosts.to_owned();
+    }
+    parts.netloc.make_ascii_lowercase();
 }
 
 /// Credentials only say that the scheme is `neos`; options of a client say nothing about the database; masters are a set.
@@ -195,6 +215,15 @@ mod tests {
                 "zeos://h:1?ca=a&storage=2&key=b&cert=c&check_hostname=0",
                 "zeos://h:1?storage=2",
             ),
+            (
+                "postgresql://me:secret@DB:5433/zodb?password_file=/x&keep_history=true",
+                "postgres://db:5433/zodb?keep_history=true",
+            ),
+            (
+                "postgres:///zodb?host=/run/pg",
+                "postgres:/zodb?host=/run/pg",
+            ),
+            ("sqlite:///srv/db?cache_local_mb=1", "sqlite:/srv/db"),
             ("neo://cluster@abc:1?ca=x", "neos://cluster@abc:1"),
             ("neo://cluster@abc:1?ca=&cert=&key=", "neo://cluster@abc:1"),
             (
@@ -236,13 +265,7 @@ mod tests {
 
     #[test]
     fn a_scheme_without_a_rule_is_refused() {
-        for given in [
-            "",
-            "/var/lib/1.fs",
-            "http://a",
-            "1zeo://x",
-            "postgres://h/db",
-        ] {
+        for given in ["", "/var/lib/1.fs", "http://a", "1zeo://x", "mysql://h/db"] {
             let said = normalise(given).expect_err(given).to_string();
             assert!(
                 said.starts_with("can't normalize zurl with scheme"),

@@ -6,12 +6,20 @@
 //! * `zeo://host:port?storage=NAME`, `zeo:///path/to/socket`. The port is 9991, the host `localhost` and the storage `1` where they
 //!   are not said; a host that has colons stands in `[]`.
 //!
+//! * `postgres://user@host:port/db`, or `postgresql:`: a RelStorage database. The port is 5432; there may be several hosts, with commas
+//!   between; `host=/dir` or `unix_socket=/dir` is the directory of a server's socket. `password_file` holds the password,
+//!   `history_free=accept` takes a database that keeps newest revisions alone, `poll_interval` is the longest time between looks in s.
+//! * `sqlite:///dir` or `sqlite://?data_dir=/dir`: the same in the file `main.sqlite3` of a directory.
+//!
 //! Options behind `?` that concern a writer or the application are passed over. Everything else is refused with a sentence that
 //! says what would be right. An address is no place for a password: it is seen in lists of processes and mounts.
 
 use super::normal;
+use super::rel::{Kept, Place, Postgres, Rel};
 use super::zeo::{Address, Server, TlsFiles};
+use crate::base::limit::REL_LOOK_MAX_MS;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The database that an address names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +28,8 @@ pub enum Zurl {
     File(PathBuf),
     /// A storage of a ZEO server.
     Zeo(Server),
+    /// A database of RelStorage.
+    Rel(Rel),
 }
 
 /// Why an address is refused.
@@ -30,7 +40,8 @@ pub enum ZurlError {
     NoScheme(Box<str>),
     /// A scheme for which there is no store.
     #[error(
-        "{0}: databases are not supported yet; supported: file://<path to Data.fs>, zeo://<host>:<port>"
+        "{0}: databases are not supported yet; supported: file://<path to Data.fs>, zeo://<host>:<port>, \
+         postgres://<host>/<database>, sqlite://<directory>"
     )]
     Scheme(Box<str>),
     /// No path.
@@ -41,8 +52,8 @@ pub enum ZurlError {
     Option(Box<str>, &'static str),
     /// A password.
     #[error(
-        "a password in a database address is seen by everybody who lists processes or mounts, and ZEO servers take none: leave \
-         it out (a bare user name is allowed)"
+        "a password in a database address is seen by everybody who lists processes or mounts: leave it out (a bare user name is \
+         allowed). ZEO servers take none; for PostgreSQL, password_file=PATH names a file that holds it"
     )]
     Secret,
     /// Neither a host and a port, nor a path.
@@ -54,6 +65,19 @@ pub enum ZurlError {
          certificate and its key"
     )]
     Files,
+    /// No database of a server.
+    #[error(
+        "a postgres:// address names a server and a database: postgres://user@host:port/db, not {0:?}"
+    )]
+    Database(Box<str>),
+    /// No directory.
+    #[error(
+        "an sqlite:// address needs the directory of main.sqlite3: sqlite:///dir or sqlite://?data_dir=/dir"
+    )]
+    NoDir,
+    /// An option that says what it cannot.
+    #[error("option {0} cannot be {1:?}: {2}")]
+    Value(&'static str, Box<str>, &'static str),
     /// Something behind a host and its port.
     #[error("a zeo:// address with a host has no path: {0:?}")]
     Path(Box<str>),
@@ -92,6 +116,30 @@ const OTHERS_OPTIONS: [&str; 28] = [
 ];
 /// Beginnings of further such options.
 const OTHERS_OPTION_PREFIXES: [&str; 3] = ["connection_", "blob_", "cache_"];
+
+/// Options of `postgres://` and `sqlite://`.
+const REL_OPTIONS: [&str; 7] = [
+    "data_dir",
+    "host",
+    "unix_socket",
+    "user",
+    "password_file",
+    "history_free",
+    "poll_interval",
+];
+/// Options of RelStorage in Python that mean nothing here; `cache_` and `blob_` are others' already.
+const REL_OTHERS_OPTIONS: [&str; 9] = [
+    "keep_history",
+    "connect_timeout",
+    "replica_timeout",
+    "revert_when_stale",
+    "commit_lock_timeout",
+    "commit_lock_id",
+    "create_schema",
+    "driver",
+    "application_name",
+];
+const POSTGRES_PORT: u16 = 5432;
 
 /// Options of `zeos://`.
 const TLS_OPTIONS: [&str; 5] = ["ca", "cert", "key", "server_hostname", "check_hostname"];
@@ -143,6 +191,11 @@ impl Zurl {
             check("file")?;
             return Ok(Self::File(rest.into()));
         }
+        let rel = ["postgres", "postgresql", "sqlite"];
+        if let Some(scheme) = rel.into_iter().find(|s| scheme.eq_ignore_ascii_case(s)) {
+            let options: Vec<_> = options.collect();
+            return Ok(Self::Rel(read_rel(scheme, rest, &options, is_strict)?));
+        }
         if !scheme.eq_ignore_ascii_case("zeo") && !is_tls {
             return Err(ZurlError::Scheme(scheme.into()));
         }
@@ -175,7 +228,7 @@ impl Zurl {
         let address = match rest.split_once('/') {
             Some(("", path)) if !path.is_empty() => Address::Unix(format!("/{path}").into()),
             Some((_, path)) if !path.is_empty() => return Err(ZurlError::Path(path.into())),
-            _ => server(place).ok_or_else(|| ZurlError::Server(place.into()))?,
+            _ => server(place, ZEO_PORT).ok_or_else(|| ZurlError::Server(place.into()))?,
         };
         Ok(Self::Zeo(Server {
             address,
@@ -185,12 +238,103 @@ impl Zurl {
     }
 }
 
+/// An address of RelStorage, taken apart.
+fn read_rel(
+    scheme: &'static str,
+    rest: &str,
+    options: &[(&str, &str)],
+    is_strict: bool,
+) -> Result<Rel, ZurlError> {
+    let option = |wanted| {
+        let said = |(name, value): &&(&str, &str)| *name == wanted && !value.is_empty();
+        let found = options.iter().rev().find(said);
+        found.map(|(_, value)| normal::decoded(value))
+    };
+    let is_known = |name: &str| {
+        is_others(name) || REL_OPTIONS.contains(&name) || REL_OTHERS_OPTIONS.contains(&name)
+    };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (user, _) = match user.split_once(':') {
+        Some(_) if is_strict => return Err(ZurlError::Secret),
+        said => said.unwrap_or((user, "")),
+    };
+    let is_secret = |name: &str| ["password", "passwd", "dsn"].contains(&name);
+    if is_strict && options.iter().any(|(name, _)| is_secret(name)) {
+        return Err(ZurlError::Secret);
+    }
+    if let Some((name, _)) = options.iter().find(|(name, _)| !is_known(name))
+        && is_strict
+    {
+        return Err(ZurlError::Option((*name).into(), scheme));
+    }
+    let kept = match option("history_free").as_deref() {
+        None => Kept::All,
+        Some("accept") => Kept::Newest,
+        Some(other) => {
+            let what = "history_free=accept is all there is";
+            return Err(ZurlError::Value("history_free", other.into(), what));
+        }
+    };
+    let look = match option("poll_interval") {
+        None => Duration::from_millis(REL_LOOK_MAX_MS),
+        Some(text) => match text.parse::<f64>() {
+            Ok(s) if (0.01..=60.0).contains(&s) => Duration::from_secs_f64(s),
+            _ => {
+                let what = "it is a number of seconds from 0.01 to 60";
+                return Err(ZurlError::Value("poll_interval", text.into(), what));
+            }
+        },
+    };
+    let place = if scheme == "sqlite" {
+        // Python takes the option, whatever the path.
+        let path = (!path.is_empty()).then(|| format!("/{path}"));
+        let dir = option("data_dir").or(path).ok_or(ZurlError::NoDir)?;
+        Place::Sqlite(dir.into())
+    } else {
+        let wrong = || ZurlError::Database(rest.into());
+        let socket =
+            option("unix_socket").or_else(|| option("host").filter(|h| h.starts_with('/')));
+        let user = Some(normal::decoded(user)).filter(|user| !user.is_empty());
+        let one = |place: &str| server(place, POSTGRES_PORT);
+        let addresses: Option<Vec<Address>> = match &socket {
+            Some(dir) => {
+                let port = if hosts.is_empty() {
+                    Some(POSTGRES_PORT)
+                } else {
+                    port_of(hosts)
+                };
+                port.map(|port| vec![Address::Unix(format!("{dir}/.s.PGSQL.{port}").into())])
+            }
+            None => hosts.split(',').map(one).collect(),
+        };
+        if path.is_empty() || path.contains('/') {
+            return Err(wrong());
+        }
+        Place::Postgres(Postgres {
+            addresses: addresses.ok_or_else(wrong)?,
+            database: normal::decoded(path),
+            user: user.or_else(|| option("user")),
+            password_file: option("password_file").map(PathBuf::from),
+        })
+    };
+    Ok(Rel { place, kept, look })
+}
+
+/// The port of an authority whose host does not matter.
+fn port_of(hosts: &str) -> Option<u16> {
+    match server(hosts, POSTGRES_PORT)? {
+        Address::Tcp(_, port) => Some(port),
+        Address::Unix(_) => None,
+    }
+}
+
 fn is_others(name: &str) -> bool {
     OTHERS_OPTIONS.contains(&name) || OTHERS_OPTION_PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
 /// `host`, `host:port`, `[::1]:port`, `:port`.
-fn server(place: &str) -> Option<Address> {
+fn server(place: &str, default: u16) -> Option<Address> {
     let (host, port) = match place.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
@@ -206,7 +350,7 @@ fn server(place: &str) -> Option<Address> {
         },
     };
     let port = match port? {
-        "" => ZEO_PORT,
+        "" => default,
         port => port.parse().ok().filter(|&port| port != 0)?,
     };
     let host = if host.is_empty() { "localhost" } else { host };
@@ -288,6 +432,60 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_relstorage_name_a_database() {
+        let tcp = |host: &str, port| Address::Tcp(host.to_owned(), port);
+        let unix = |path: &str| Address::Unix(path.into());
+        for (text, addresses, user, kept) in [
+            ("postgres://db/zodb", vec![tcp("db", 5432)], None, Kept::All),
+            (
+                "postgresql://me@db:6000/zodb?keep_history=true&cache_local_mb=3",
+                vec![tcp("db", 6000)],
+                Some("me"),
+                Kept::All,
+            ),
+            (
+                "Postgres://a,b:1/zodb?history_free=accept",
+                vec![tcp("a", 5432), tcp("b", 1)],
+                None,
+                Kept::Newest,
+            ),
+            (
+                "postgres:///zodb?host=/run/pg&user=me",
+                vec![unix("/run/pg/.s.PGSQL.5432")],
+                Some("me"),
+                Kept::All,
+            ),
+            (
+                "postgres://:6001/zodb?unix_socket=/run/pg",
+                vec![unix("/run/pg/.s.PGSQL.6001")],
+                None,
+                Kept::All,
+            ),
+        ] {
+            let Ok(Zurl::Rel(rel)) = Zurl::parse(text) else {
+                panic!("{text}")
+            };
+            let Place::Postgres(place) = rel.place else {
+                panic!("{text}")
+            };
+            assert_eq!(place.addresses, addresses, "{text}");
+            assert_eq!(
+                (place.user.as_deref(), &*place.database, rel.kept),
+                (user, "zodb", kept),
+                "{text}"
+            );
+        }
+        for text in ["sqlite:///srv/db", "sqlite://?data_dir=/srv/db"] {
+            let Ok(Zurl::Rel(rel)) = Zurl::parse(text) else {
+                panic!("{text}")
+            };
+            assert_eq!(rel.place, Place::Sqlite("/srv/db".into()));
+        }
+        let loosely = Zurl::parse_loosely("postgres://u:p@db/zodb?password=x");
+        assert_eq!(loosely, Zurl::parse("postgres://u@db/zodb"));
+    }
+
+    #[test]
     fn everything_else_is_refused_with_advice() {
         for (text, message) in [
             ("/srv/Data.fs", "did you mean file:///srv/Data.fs ?"),
@@ -302,6 +500,14 @@ mod tests {
             ("zeo://h:1?ca=/a", "\"ca\" is unknown for zeo://"),
             ("zeo://u:p@h:1", "a password in a database address"),
             ("zeo://h:1?password=x", "a password in a database address"),
+            ("postgres://h", "names a server and a database"),
+            ("postgres://h/a/b", "names a server and a database"),
+            ("postgres://u:p@h/db", "a password in a database address"),
+            ("postgres://h/db?password=x", "password_file=PATH names"),
+            ("postgres://h/db?storage_x=1", "unknown for postgres://"),
+            ("postgres://h/db?history_free=1", "history_free cannot be"),
+            ("sqlite://", "needs the directory of main.sqlite3"),
+            ("sqlite:///d?poll_interval=0", "poll_interval cannot be"),
             ("neos://c@h:1", "supported: file://"),
             ("demo:(file://a)/(file://b)", "demo: databases are not"),
             ("file://", "needs a path"),

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use zring::base::{Oid, Tid};
-use zring::store::{LoadError, View};
+use zring::store::file::FileView;
+use zring::store::remote::RemoteView;
+use zring::store::{LoadError, Loaded, View};
 
 /// The Python to use; `None` if these tests are to be skipped.
 pub(crate) fn python() -> Option<String> {
@@ -116,11 +118,13 @@ impl Dump {
     }
 
     /// Compares a view with all of it; gives the number of questions.
-    pub(crate) fn check(&self, view: &impl View) -> usize {
+    pub(crate) fn check(&self, view: &impl Answers) -> usize {
         let newer = self.txns.iter().filter(|txn| txn.0 > view.at());
         let newer: BTreeSet<_> = newer.flat_map(|txn| txn.1.iter().copied()).collect();
-        for (&(oid, at), said) in self.loads.iter().filter(|l| l.0.1 <= view.at()) {
-            let says = says(view, oid, at);
+        let wanted = self.loads.keys().filter(|key| key.1 <= view.at());
+        let answers = view.answers(wanted.copied().collect());
+        for ((oid, at), says) in answers {
+            let said = &self.loads[&(oid, at)];
             // To an older view, what was first stored after it does not exist.
             let unborn = said == "none" && says == "gone" && newer.contains(&oid);
             assert!(
@@ -132,8 +136,31 @@ impl Dump {
     }
 }
 
-pub(crate) fn says(view: &impl View, oid: Oid, at: Tid) -> String {
-    match view.load(oid, at) {
+/// An object as of a state, and what is said of it.
+pub(crate) type Answer = ((Oid, Tid), String);
+
+/// A view that is asked for many objects: one after the other, unless it has something better.
+pub(crate) trait Answers: View {
+    fn answers(&self, wanted: Vec<(Oid, Tid)>) -> Vec<Answer> {
+        let says = |(oid, at)| ((oid, at), words(oid, at, self.load(oid, at)));
+        wanted.into_iter().map(says).collect()
+    }
+}
+
+impl Answers for FileView {}
+
+impl Answers for RemoteView {
+    fn answers(&self, wanted: Vec<(Oid, Tid)>) -> Vec<Answer> {
+        let count = wanted.len();
+        let all = self.load_many(wanted);
+        assert_eq!(all.len(), count);
+        let says = |(oid, at, loaded)| ((oid, at), words(oid, at, loaded));
+        all.into_iter().map(says).collect()
+    }
+}
+
+fn words(oid: Oid, at: Tid, loaded: Result<Loaded, LoadError>) -> String {
+    match loaded {
         Ok(found) => format!("{} {}", found.serial, sha1(&found.data)),
         Err(LoadError::NotYet) => "none".to_owned(),
         Err(LoadError::NoObject | LoadError::Deleted { .. }) => "gone".to_owned(),

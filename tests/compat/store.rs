@@ -1,4 +1,5 @@
-//! What every kind of store has to do, asked of each of them with the same words: a file, and a ZEO server in both encodings.
+//! What every kind of store has to do, asked of each of them with the same words: a file, a ZEO server in both encodings, and
+//! RelStorage in PostgreSQL and in SQLite.
 //!
 //! 1. It is as of the last transaction, and answers as ZODB does for each object at each tid: undone, deleted, not yet stored.
 //! 2. While somebody writes, each transaction is told once, in order, with just its objects, and its view shows it.
@@ -10,8 +11,10 @@
 )]
 
 mod oracle;
+mod postgres;
 
-use oracle::{Dir, Dump, command, make, python, says};
+use oracle::{Answers, Dir, Dump, command, make, python, run};
+use postgres::{DATABASE, Postgres};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
@@ -21,17 +24,22 @@ use zring::base::limit::RECORD_BYTES_MAX;
 use zring::base::{Oid, Tid};
 use zring::store::any::{AnyStore, AnyView};
 use zring::store::file::{FileOpts, FileStore};
-use zring::store::zeo::{Health, ZeoStore};
+use zring::store::remote::{Health, RemoteStore};
 use zring::store::zurl::Zurl;
 use zring::store::{Event, Store, View};
+use zring::store::{rel, zeo};
 
 /// A database of one kind, served by what the test started.
 trait Bed {
-    type Store: Store;
+    type Store: Store<View: Answers>;
     /// Where writers write.
     fn target(&self) -> String;
     /// The file below it all.
     fn file(&self) -> String;
+    /// What ZODB says of it now.
+    fn dump(&self, python: &str) -> Dump {
+        Dump::new(python, &self.file())
+    }
     fn open(&self) -> Self::Store;
     /// Packs to now.
     fn pack(&self, python: &str);
@@ -117,7 +125,7 @@ c.pack(time.time(), wait=True)
 c.close()";
 
 impl Bed for Zeo {
-    type Store = ZeoStore;
+    type Store = RemoteStore;
 
     fn target(&self) -> String {
         format!("zeo://127.0.0.1:{}?storage=main", self.port)
@@ -127,11 +135,11 @@ impl Bed for Zeo {
         self.dir.file("Data.fs")
     }
 
-    fn open(&self) -> ZeoStore {
+    fn open(&self) -> RemoteStore {
         let Zurl::Zeo(server) = Zurl::parse(&self.target()).unwrap() else {
             unreachable!()
         };
-        let opened = ZeoStore::open(&server, RECORD_BYTES_MAX, None);
+        let opened = zeo::open(&server, RECORD_BYTES_MAX, None);
         opened.unwrap().0
     }
 
@@ -140,6 +148,69 @@ impl Bed for Zeo {
         let mut command = Command::new(python);
         command.args(["-c", PACK, "127.0.0.1", &port]);
         assert!(command.status().unwrap().success(), "the pack failed");
+    }
+}
+
+/// A database of RelStorage, made of a file.
+struct Rel {
+    dir: Dir,
+    /// Of PostgreSQL.
+    server: Option<Postgres>,
+}
+
+impl Rel {
+    /// With what stands in the file of `dir`.
+    fn new(python: &str, dir: Dir, server: Option<Postgres>) -> Self {
+        let this = Self { dir, server };
+        let (file, target) = (this.dir.file("Data.fs"), this.target());
+        run(python, RELSTORAGE, &["copy", &file, &target]);
+        this
+    }
+
+    fn zurl(&self) -> String {
+        match &self.server {
+            Some(server) => server.zurl(DATABASE),
+            None => format!("sqlite://{}", self.dir.file("sqlite")),
+        }
+    }
+}
+
+const RELSTORAGE: &str = "compat/relational.py";
+
+fn opened(zurl: &str) -> RemoteStore {
+    let Zurl::Rel(rel) = Zurl::parse(zurl).unwrap() else {
+        unreachable!()
+    };
+    rel::open(&rel, RECORD_BYTES_MAX, None).unwrap().0
+}
+
+impl Bed for Rel {
+    type Store = RemoteStore;
+
+    fn target(&self) -> String {
+        match &self.server {
+            Some(server) => server.target(DATABASE),
+            None => format!("relsqlite:{}", self.dir.file("sqlite")),
+        }
+    }
+
+    fn file(&self) -> String {
+        self.dir.file("Data.fs")
+    }
+
+    /// RelStorage forgets the past of what is deleted, a file with the same transactions does not.
+    fn dump(&self, python: &str) -> Dump {
+        let copy = self.dir.file("copy.fs");
+        run(python, RELSTORAGE, &["copy", &self.target(), &copy]);
+        Dump::new(python, &copy)
+    }
+
+    fn open(&self) -> RemoteStore {
+        opened(&self.zurl())
+    }
+
+    fn pack(&self, python: &str) {
+        run(python, RELSTORAGE, &["pack", &self.target()]);
     }
 }
 
@@ -232,7 +303,7 @@ fn database(python: &str) -> Dir {
 fn conforms(python: &str, bed: &impl Bed) {
     let mut store = bed.open();
     let begun = store.view();
-    let dump = Dump::new(python, &bed.file());
+    let dump = bed.dump(python);
     assert_eq!(begun.at(), dump.txns.last().unwrap().0);
     let questions = dump.check(&begun);
     assert!(questions > 1000, "{questions}");
@@ -243,7 +314,7 @@ fn conforms(python: &str, bed: &impl Bed) {
         &bed.file().replace("Data.fs", "one.jsonl"),
         "1",
     );
-    let dump = Dump::new(python, &bed.file());
+    let dump = bed.dump(python);
     let seen = follow(&mut store, dump.txns.last().unwrap().0);
     assert!(seen.len() >= 40);
     same_history(&seen, &dump, begun.at());
@@ -261,14 +332,14 @@ fn conforms(python: &str, bed: &impl Bed) {
         &bed.file().replace("Data.fs", "two.jsonl"),
         "2",
     );
-    let after = Dump::new(python, &bed.file());
+    let after = bed.dump(python);
     let seen = follow(&mut store, after.txns.last().unwrap().0);
     same_history(&seen, &after, packed);
     let view = store.view();
     after.check(&view);
     let mut kept = 0;
-    for (&(oid, at), said) in &dump.loads {
-        let says = says(&view, oid, at);
+    for ((oid, at), says) in view.answers(dump.loads.keys().copied().collect()) {
+        let said = &dump.loads[&(oid, at)];
         kept += usize::from(says.len() > 4 && &says == said);
         assert!(
             says == "gone" || says == "none" || &says == said,
@@ -294,6 +365,23 @@ fn a_zeo_server_conforms() {
     }
 }
 
+#[test]
+fn relstorage_in_postgresql_conforms() {
+    let Some(python) = python() else { return };
+    let dir = database(&python);
+    let Some(server) = Postgres::start(Path::new(&dir.file("pg"))) else {
+        return;
+    };
+    conforms(&python, &Rel::new(&python, dir, Some(server)));
+}
+
+#[test]
+fn relstorage_in_sqlite_conforms() {
+    let Some(python) = python() else { return };
+    let dir = database(&python);
+    conforms(&python, &Rel::new(&python, dir, None));
+}
+
 /// Hundreds of loads at once give what loads one by one do, and in much less time than one waits.
 #[test]
 fn many_loads_at_once_are_right() {
@@ -303,7 +391,7 @@ fn many_loads_at_once_are_right() {
     let dump = Dump::new(&python, &zeo.file());
     let zurl = Zurl::parse(&zeo.target()).unwrap();
     let (store, view) = AnyStore::open(&zurl, RECORD_BYTES_MAX, None, &mut |_, _| {}).unwrap();
-    let AnyView::Zeo(view) = view else {
+    let AnyView::Remote(view) = view else {
         unreachable!()
     };
     let wanted: BTreeMap<(Oid, Tid), &String> = dump.loads.iter().map(|(k, v)| (*k, v)).collect();
@@ -404,7 +492,7 @@ fn a_zeo_server_by_tls_conforms() {
             let Zurl::Zeo(server) = Zurl::parse(&zurl).unwrap() else {
                 unreachable!()
             };
-            let opened = ZeoStore::open(&server, RECORD_BYTES_MAX, None);
+            let opened = zeo::open(&server, RECORD_BYTES_MAX, None);
             opened
                 .map(|(_, view)| view)
                 .map_err(|error| error.to_string())
@@ -419,7 +507,9 @@ fn a_zeo_server_by_tls_conforms() {
         let keys: Vec<_> = dump.loads.keys().copied().collect();
         assert_eq!(view.load_many(keys).len(), dump.loads.len());
         let refused = |opened: Result<_, String>, says: &str| {
-            let error: String = opened.map(|_: zring::store::zeo::ZeoView| ()).unwrap_err();
+            let error: String = opened
+                .map(|_: zring::store::remote::RemoteView| ())
+                .unwrap_err();
             assert!(error.contains(says), "{name}: {error}");
         };
         refused(open(&stranger, &reader, more), "invalid peer certificate");

@@ -39,6 +39,9 @@ mod kernel_off;
 mod limit;
 mod live;
 mod others;
+#[path = "../compat/postgres.rs"]
+mod postgres;
+mod rel;
 mod restart;
 mod rev;
 mod shorter;

@@ -74,8 +74,8 @@ pub(super) fn dial(server: &Server) -> Result<Wire, DialError> {
     Ok(Wire::Tls(client, connect(&server.address)?))
 }
 
-/// The first address of a name that answers is taken.
-fn connect(address: &Address) -> Result<Stream, DialError> {
+/// Connects; blocks. The first address of a name that answers is taken.
+pub(in crate::store) fn connect(address: &Address) -> Result<Stream, DialError> {
     let refused = |address: String| move |source| DialError::Connect { address, source };
     match address {
         Address::Unix(path) => Stream::unix(path).map_err(refused(address.to_string())),

@@ -4,14 +4,15 @@
 //! goes to each sink in one piece, so that a worker is woken once for many objects.
 
 use super::dial::{self, DialError, Server};
-use super::link::{Came, Health, Order, Sink, Status, Wanted};
 use super::session::{Event, Opts, Session};
-use super::store::{Happened, Inbox};
 use super::tls::{TlsError, Wire};
 use super::{Trouble, Why};
 use crate::base::Rev;
 use crate::kernel::proc::{self, Waker};
 use crate::kernel::socket;
+use crate::store::remote::link::{Given, Order, Ports, Wanted};
+use crate::store::remote::store::Happened;
+use crate::store::remote::{Came, Health, RemoteOpenError, RemoteStore, RemoteView, Sink};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -29,20 +30,28 @@ struct Waiter {
     sink: Arc<dyn Sink>,
 }
 
-/// What the driver works with.
-pub(super) struct Driver {
-    pub(super) server: Server,
-    pub(super) orders: Receiver<Order>,
-    pub(super) waker: Waker,
-    pub(super) status: Arc<Status>,
-    pub(super) inbox: Arc<Inbox>,
-    pub(super) max_record: usize,
+/// Connects; blocks until the server serves, or the first attempt failed. `control` is woken whenever there is something to
+/// be polled.
+///
+/// # Errors
+/// The server is not to be had.
+pub fn open(
+    server: &Server,
+    max_record: usize,
+    control: Option<Waker>,
+) -> Result<(RemoteStore, RemoteView), RemoteOpenError> {
+    let address = server.address.to_string();
+    RemoteStore::open(address, max_record, control, |ports| {
+        start(server.clone(), max_record, ports)
+    })
 }
 
 type Dialed = Result<Wire, DialError>;
 
 struct Work {
-    driver: Driver,
+    server: Server,
+    ports: Ports,
+    max_record: usize,
     session: Session<Waiter>,
     stream: Option<Wire>,
     /// There may be more to read without waiting.
@@ -51,35 +60,35 @@ struct Work {
     dialed: (Sender<Dialed>, Receiver<Dialed>),
     is_dialing: bool,
     /// What came in this turn, by whom it is for.
-    came: Vec<(Arc<dyn Sink>, Vec<Came>)>,
+    came: Given,
     buf: Vec<u8>,
 }
 
-impl Driver {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// The system has no room for one.
-    pub(super) fn start(self) -> io::Result<()> {
-        let now = Instant::now();
-        let opts = Opts {
-            storage: self.server.storage.clone(),
-            max_record: self.max_record,
-            seed: seed(),
-        };
-        let mut work = Work {
-            session: Session::new(opts, now),
-            driver: self,
-            stream: None,
-            has_more: false,
-            dialed: bounded(1),
-            is_dialing: false,
-            came: Vec::new(),
-            buf: vec![0; READ_BYTES],
-        };
-        proc::spawn("zring-zeo", move || while work.turn() {})?;
-        Ok(())
-    }
+/// Starts the thread.
+///
+/// # Errors
+/// The system has no room for one.
+fn start(server: Server, max_record: usize, ports: Ports) -> io::Result<()> {
+    let now = Instant::now();
+    let opts = Opts {
+        storage: server.storage.clone(),
+        max_record,
+        seed: seed(),
+    };
+    let mut work = Work {
+        session: Session::new(opts, now),
+        server,
+        ports,
+        max_record,
+        stream: None,
+        has_more: false,
+        dialed: bounded(1),
+        is_dialing: false,
+        came: Given::default(),
+        buf: vec![0; READ_BYTES],
+    };
+    proc::spawn("zring-zeo", move || while work.turn() {})?;
+    Ok(())
 }
 
 /// A number that another client hardly has.
@@ -100,7 +109,7 @@ impl Work {
         let has_out = !self.session.outgoing().is_empty();
         let stream = self.stream.as_ref();
         let stream = stream.map(|stream| (stream.as_fd(), has_out || stream.wants_write()));
-        if socket::wait(&self.driver.waker, stream, timeout).is_err() {
+        if socket::wait(&self.ports.waker, stream, timeout).is_err() {
             self.session.end(Why::Closed);
         }
         let goes_on = self.take_orders();
@@ -118,12 +127,12 @@ impl Work {
 
     fn take_orders(&mut self) -> bool {
         let now = Instant::now();
-        while let Ok(order) = self.driver.orders.try_recv() {
+        while let Ok(order) = self.ports.orders.try_recv() {
             let Order::Load(wanted) = order else {
                 self.session.end(Why::Closed);
                 self.stream = None;
                 // Orders that came meanwhile are answered; later ones are refused by the channel.
-                while let Ok(order) = self.driver.orders.try_recv() {
+                while let Ok(order) = self.ports.orders.try_recv() {
                     if let Order::Load(wanted) = order {
                         self.want(now, wanted);
                     }
@@ -157,8 +166,8 @@ impl Work {
         if self.is_dialing {
             return;
         }
-        let (server, sender) = (self.driver.server.clone(), self.dialed.0.clone());
-        let waker = self.driver.waker.clone();
+        let (server, sender) = (self.server.clone(), self.dialed.0.clone());
+        let waker = self.ports.waker.clone();
         let spawned = proc::spawn("zring-dial", move || {
             let _ = sender.send(dial::dial(&server));
             waker.wake();
@@ -245,53 +254,40 @@ impl Work {
         while let Some(event) = self.session.next_event() {
             let happened = match event {
                 Event::Done((oid, _), Waiter { rev, sink }, loaded) => {
-                    let loaded = loaded.map_err(|why| why.error(self.driver.max_record));
-                    self.give(sink, Came { rev, oid, loaded });
+                    let loaded = loaded.map_err(|why| why.error(self.max_record));
+                    self.came.give(sink, Came { rev, oid, loaded });
                     continue;
                 }
                 Event::Lost(trouble) => {
                     self.stream = None;
-                    self.driver.status.set(Health::Frozen);
-                    Happened::Lost(trouble)
+                    self.ports.status.set(Health::Frozen);
+                    Happened::Lost(trouble.into())
                 }
                 Event::CatchingUp => {
-                    self.driver.status.set(Health::CatchingUp);
+                    self.ports.status.set(Health::CatchingUp);
                     Happened::CatchingUp
                 }
                 Event::Serving(missed) => {
-                    self.driver.status.connected();
-                    self.driver.status.set(Health::Serving);
+                    self.ports.status.connected();
+                    self.ports.status.set(Health::Serving);
                     Happened::Serving(missed)
                 }
                 Event::Opened(tid) => Happened::Opened(tid),
                 Event::Commit(tid, oids) => Happened::Commit(tid, oids.into()),
-                Event::Reset(tid, gap) => Happened::Reset(tid, gap),
+                Event::Reset(tid, gap) => Happened::Reset(tid, gap.into()),
                 Event::Fatal(fatal) => {
                     self.stream = None;
-                    self.driver.status.set(Health::Frozen);
+                    self.ports.status.set(Health::Frozen);
                     Happened::Fatal(fatal)
                 }
             };
-            self.driver.inbox.put(happened);
-        }
-    }
-
-    fn give(&mut self, sink: Arc<dyn Sink>, came: Came) {
-        let known = self.came.iter_mut().rev();
-        match known
-            .into_iter()
-            .find(|(known, _)| Arc::ptr_eq(known, &sink))
-        {
-            Some((_, list)) => list.push(came),
-            None => self.came.push((sink, vec![came])),
+            self.ports.inbox.put(happened);
         }
     }
 
     /// Hands out what came in this turn.
     fn tell(&mut self) {
         self.settle();
-        for (sink, came) in self.came.drain(..) {
-            sink.came(came);
-        }
+        self.came.hand_out();
     }
 }

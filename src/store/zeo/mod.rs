@@ -5,14 +5,12 @@
 //!      ^                |  ^
 //!      +----- Came -----+  +-- replies, pushes
 //!                       |
-//!                       +-- Happened --> control (`ZeoStore::poll`)
+//!                       +-- Happened --> control (`RemoteStore::poll`)
 //! ```
 //!
 //! * [`session`] decides: handshake, which load is asked when, catching up, deadlines, when a connection is dead. It is pure.
 //! * [`driver`] is its thread; [`dial`] makes streams, on a thread of their own, as names may take long to resolve.
-//! * [`ZeoView`] is what workers load from. Nobody waits in a load: what comes is handed to a [`Sink`]. Control and the
-//!   command line wait, with a deadline.
-//! * [`ZeoStore`] is control's side.
+//! * What workers and control have of it is that of any driver: [`super::remote`].
 //!
 //! # When the server is not to be reached
 //!
@@ -23,24 +21,21 @@
 
 mod dial;
 mod driver;
-mod link;
-mod loads;
 mod session;
-mod store;
 mod sync;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod vigil;
 
+pub(in crate::store) use dial::connect;
 pub use dial::{Address, DialError, Server};
-pub use link::{Came, Health, Link, Sink, ZeoView};
-pub use store::{Notice, ZeoEvent, ZeoOpenError, ZeoPoll, ZeoStore};
+pub use driver::open;
 pub use sync::Gap;
 pub use tls::{TlsError, TlsFiles};
 
 use crate::base::{Oid, Tid};
-use crate::store::LoadError;
+use crate::store::remote::{Fatal, Why};
 use crate::wire::zeo::{FrameError, Refusal, ZeoError};
 use std::io;
 
@@ -89,51 +84,4 @@ pub enum Trouble {
     /// A revision from the future.
     #[error("the server gives object {0} of transaction {1}, asked for as of {2}")]
     Serial(Oid, Tid, Tid),
-}
-
-/// Why a load has no object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Why {
-    NoObject,
-    NotYet,
-    TooBig(usize),
-    Refused(Refusal),
-    Late,
-    Busy,
-    Moved,
-    Closed,
-}
-
-impl Why {
-    fn error(self, max: usize) -> LoadError {
-        match self {
-            Self::NoObject => LoadError::NoObject,
-            Self::NotYet => LoadError::NotYet,
-            Self::TooBig(len) => LoadError::TooBig {
-                len: len as u64,
-                max,
-            },
-            Self::Refused(refusal) => LoadError::Refused(refusal),
-            Self::Late => LoadError::Late,
-            Self::Busy => LoadError::Busy,
-            Self::Moved => LoadError::Moved,
-            Self::Closed => LoadError::Closed,
-        }
-    }
-}
-
-/// Why following ended for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fatal {
-    /// Clients hold states that the server does not have.
-    #[error(
-        "the database went back in time: it was at {head} and the server is now at {now}; if it was restored, or packed and its \
-         server restarted, start again"
-    )]
-    WentBack {
-        /// Newest transaction given out.
-        head: Tid,
-        /// Newest transaction of the server.
-        now: Tid,
-    },
 }

@@ -20,7 +20,6 @@
 //! A driver hands in what happens, with the time; after each it takes all [`Session::next_event`] and sends what
 //! [`Session::outgoing`] holds.
 
-use super::loads::{Key, Loads};
 use super::sync::{Gap, Next, Sync};
 use super::vigil::{Vigil, Watch};
 use super::{Fatal, Trouble, Why};
@@ -30,6 +29,7 @@ use crate::base::limit::{
 };
 use crate::base::{Oid, Tid};
 use crate::store::Loaded;
+use crate::store::remote::loads::{Key, Loads};
 use crate::wire::zeo::{
     Answer, Call, Encoding, Frame, Frames, Message, Push, Refusal, Revision, number_of,
 };

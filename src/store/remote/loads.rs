@@ -11,14 +11,14 @@
 //! asked already, its answer is nobody's.
 
 use super::Why;
-use crate::base::limit::{STORAGE_WAIT_MS, ZEO_LOADS_MAX};
+use crate::base::limit::{REMOTE_LOADS_MAX, STORAGE_WAIT_MS};
 use crate::base::{Oid, Tid};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// An object as of a state.
-pub(super) type Key = (Oid, Tid);
+pub(in crate::store) type Key = (Oid, Tid);
 
 #[derive(Debug)]
 struct Entry<W> {
@@ -28,7 +28,7 @@ struct Entry<W> {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Loads<W> {
+pub(in crate::store) struct Loads<W> {
     entries: FxHashMap<Key, Entry<W>>,
     queue: VecDeque<Key>,
     /// Of every waiter, oldest first; those that have gone are skipped.
@@ -38,7 +38,7 @@ pub(super) struct Loads<W> {
 }
 
 impl<W> Loads<W> {
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         Self {
             entries: FxHashMap::default(),
             queue: VecDeque::new(),
@@ -52,8 +52,13 @@ impl<W> Loads<W> {
     ///
     /// # Errors
     /// Too many do.
-    pub(super) fn want(&mut self, now: Instant, key: Key, waiter: W) -> Result<(), (W, Why)> {
-        if self.waiters >= ZEO_LOADS_MAX {
+    pub(in crate::store) fn want(
+        &mut self,
+        now: Instant,
+        key: Key,
+        waiter: W,
+    ) -> Result<(), (W, Why)> {
+        if self.waiters >= REMOTE_LOADS_MAX {
             return Err((waiter, Why::Busy));
         }
         let number = self.next;
@@ -73,7 +78,7 @@ impl<W> Loads<W> {
     }
 
     /// The next object to ask for; it counts as asked.
-    pub(super) fn next(&mut self) -> Option<Key> {
+    pub(in crate::store) fn next(&mut self) -> Option<Key> {
         while let Some(key) = self.queue.pop_front() {
             if let Some(entry) = self.entries.get_mut(&key).filter(|entry| !entry.is_asked) {
                 entry.is_asked = true;
@@ -84,7 +89,7 @@ impl<W> Loads<W> {
     }
 
     /// Who waits for what came.
-    pub(super) fn answered(&mut self, key: Key) -> impl Iterator<Item = W> + use<W> {
+    pub(in crate::store) fn answered(&mut self, key: Key) -> impl Iterator<Item = W> + use<W> {
         let entry = self.entries.remove(&key);
         let waiters = entry.map(|entry| entry.waiters).unwrap_or_default();
         self.waiters -= waiters.len();
@@ -93,7 +98,7 @@ impl<W> Loads<W> {
     }
 
     /// These were asked for, in this order, and will not be answered.
-    pub(super) fn requeue(&mut self, keys: Vec<Key>) {
+    pub(in crate::store) fn requeue(&mut self, keys: Vec<Key>) {
         for key in keys.into_iter().rev() {
             let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
@@ -108,7 +113,7 @@ impl<W> Loads<W> {
     }
 
     /// A waiter whose time is over.
-    pub(super) fn expired(&mut self, now: Instant) -> Option<(Key, W)> {
+    pub(in crate::store) fn expired(&mut self, now: Instant) -> Option<(Key, W)> {
         while let Some(&(deadline, key, number)) = self.deadlines.front() {
             if now < deadline && self.has(key, number) {
                 return None;
@@ -132,7 +137,7 @@ impl<W> Loads<W> {
     }
 
     /// Everybody.
-    pub(super) fn drain(&mut self) -> Vec<(Key, W)> {
+    pub(in crate::store) fn drain(&mut self) -> Vec<(Key, W)> {
         self.queue.clear();
         self.deadlines.clear();
         self.waiters = 0;
@@ -142,7 +147,7 @@ impl<W> Loads<W> {
     }
 
     /// When the first of those who wait has waited long enough.
-    pub(super) fn timeout(&self) -> Option<Instant> {
+    pub(in crate::store) fn timeout(&self) -> Option<Instant> {
         self.deadlines.front().map(|&(deadline, ..)| deadline)
     }
 

@@ -1,11 +1,13 @@
 //! The way to the driver: what workers ask it, what they are handed, and how it is.
 
 use super::Why;
+use super::store::Inbox;
 use crate::base::limit::STORAGE_WAIT_MS;
 use crate::base::{Oid, Rev, Tid};
 use crate::kernel::proc::Waker;
 use crate::store::{LoadError, Loaded, View};
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -29,7 +31,8 @@ pub trait Sink: fmt::Debug + Send + Sync {
 }
 
 /// To the driver.
-pub(super) enum Order {
+#[derive(Debug)]
+pub(in crate::store) enum Order {
     /// Bring these.
     Load(Wanted),
     /// Fail what waits, and end.
@@ -37,12 +40,43 @@ pub(super) enum Order {
 }
 
 /// Objects that somebody wants.
-pub(super) struct Wanted {
-    pub(super) generation: u64,
-    pub(super) rev: Rev,
-    pub(super) at: Tid,
-    pub(super) oids: Vec<Oid>,
-    pub(super) sink: Arc<dyn Sink>,
+#[derive(Debug)]
+pub(in crate::store) struct Wanted {
+    pub(in crate::store) generation: u64,
+    pub(in crate::store) rev: Rev,
+    pub(in crate::store) at: Tid,
+    pub(in crate::store) oids: Vec<Oid>,
+    pub(in crate::store) sink: Arc<dyn Sink>,
+}
+
+/// What a driver has of those who want something of it.
+#[derive(Debug)]
+pub(in crate::store) struct Ports {
+    pub(in crate::store) orders: Receiver<Order>,
+    /// Wakes it when there are orders.
+    pub(in crate::store) waker: Waker,
+    pub(in crate::store) status: Arc<Status>,
+    pub(in crate::store) inbox: Arc<Inbox>,
+}
+
+/// What came in one turn, by whom it is for: each is woken once for many objects.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Given(Vec<(Arc<dyn Sink>, Vec<Came>)>);
+
+impl Given {
+    pub(in crate::store) fn give(&mut self, sink: Arc<dyn Sink>, came: Came) {
+        let mut known = self.0.iter_mut().rev();
+        match known.find(|(known, _)| Arc::ptr_eq(known, &sink)) {
+            Some((_, list)) => list.push(came),
+            None => self.0.push((sink, vec![came])),
+        }
+    }
+
+    pub(in crate::store) fn hand_out(&mut self) {
+        for (sink, came) in self.0.drain(..) {
+            sink.came(came);
+        }
+    }
 }
 
 /// How the connection is.
@@ -57,17 +91,17 @@ pub enum Health {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Status {
+pub(in crate::store) struct Status {
     health: AtomicU8,
     connections: AtomicU64,
 }
 
 impl Status {
-    pub(super) fn set(&self, health: Health) {
+    pub(in crate::store) fn set(&self, health: Health) {
         self.health.store(health as u8, Ordering::Relaxed);
     }
 
-    pub(super) fn connected(&self) {
+    pub(in crate::store) fn connected(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -98,7 +132,7 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(
+    pub(in crate::store) fn new(
         orders: Sender<Order>,
         waker: Waker,
         status: Arc<Status>,
@@ -160,7 +194,7 @@ impl Link {
 
 /// The database as of one transaction.
 #[derive(Clone, Debug)]
-pub struct ZeoView {
+pub struct RemoteView {
     at: Tid,
     generation: u64,
     link: Link,
@@ -169,8 +203,8 @@ pub struct ZeoView {
 /// Beyond the driver's own deadline: it answers by then, whatever the server does.
 const ANSWERED: Duration = Duration::from_millis(STORAGE_WAIT_MS + 5000);
 
-impl ZeoView {
-    pub(super) fn new(at: Tid, generation: u64, link: Link) -> Self {
+impl RemoteView {
+    pub(in crate::store) fn new(at: Tid, generation: u64, link: Link) -> Self {
         Self {
             at,
             generation,
@@ -216,9 +250,18 @@ impl ZeoView {
     ) -> Vec<(Oid, Tid, Result<Loaded, LoadError>)> {
         let (sender, inbox) = unbounded();
         let sink: Arc<dyn Sink> = Arc::new(ToChannel(sender));
-        let mut left: Vec<(Oid, Tid)> = wanted.into_iter().collect();
-        for &(oid, at) in &left {
-            self.ask(Rev::At(at), at, &[oid], &sink);
+        // Those of one state in one order, so that a driver sees them together.
+        let mut left: BTreeSet<(Tid, Oid)> = BTreeSet::new();
+        left.extend(wanted.into_iter().map(|(oid, at)| (at, oid)));
+        let mut states: Vec<(Tid, Vec<Oid>)> = Vec::new();
+        for &(at, oid) in &left {
+            match states.last_mut() {
+                Some((last, oids)) if *last == at => oids.push(oid),
+                _ => states.push((at, vec![oid])),
+            }
+        }
+        for (at, oids) in states {
+            self.ask(Rev::At(at), at, &oids, &sink);
         }
         let mut out = Vec::with_capacity(left.len());
         while !left.is_empty()
@@ -226,11 +269,11 @@ impl ZeoView {
         {
             for Came { rev, oid, loaded } in came {
                 let Rev::At(at) = rev else { continue };
-                left.retain(|key| *key != (oid, at));
+                left.remove(&(at, oid));
                 out.push((oid, at, loaded));
             }
         }
-        let late = |(oid, at)| (oid, at, Err(LoadError::Late));
+        let late = |(at, oid)| (oid, at, Err(LoadError::Late));
         out.extend(left.into_iter().map(late));
         out
     }
@@ -249,7 +292,7 @@ impl ZeoView {
     }
 }
 
-impl View for ZeoView {
+impl View for RemoteView {
     fn at(&self) -> Tid {
         self.at
     }

@@ -1,11 +1,8 @@
 //! Control's side of a server: what happened, in order.
 
-use super::dial::Server;
-use super::driver::Driver;
-use super::link::{Link, Status, ZeoView};
-use super::sync::Gap;
-use super::{Fatal, Trouble};
-use crate::base::limit::ZEO_EVENT_OIDS_MAX;
+use super::link::{Link, Ports, RemoteView, Status};
+use super::{Fatal, Words};
+use crate::base::limit::REMOTE_EVENT_OIDS_MAX;
 use crate::base::{Oid, Tid};
 use crate::kernel::proc::Waker;
 use crate::store::{self, Store};
@@ -20,13 +17,13 @@ const OPEN: Duration = Duration::from_secs(20);
 
 /// What the driver tells.
 #[derive(Debug)]
-pub(super) enum Happened {
+pub(in crate::store) enum Happened {
     Opened(Tid),
     Commit(Tid, Arc<[Oid]>),
-    Reset(Tid, Gap),
+    Reset(Tid, Words),
     Serving(usize),
     CatchingUp,
-    Lost(Trouble),
+    Lost(Words),
     Fatal(Fatal),
 }
 
@@ -34,11 +31,11 @@ pub(super) enum Happened {
 #[derive(Debug)]
 pub enum Notice {
     /// It is lost: head stands still.
-    Lost(Trouble),
+    Lost(Words),
     /// It is back, so many transactions were missed and are made up for.
     Back(usize),
     /// It is back, and what was missed cannot be told: all that was derived goes.
-    Gap(Gap),
+    Gap(Words),
     /// More happened than could be taken in time: the same.
     Flooded,
 }
@@ -76,7 +73,7 @@ struct Queue {
 
 /// From the driver to control.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(in crate::store) struct Inbox {
     queue: Mutex<Queue>,
     first: Condvar,
     /// Who is to be woken.
@@ -84,7 +81,15 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn put(&self, happened: Happened) {
+    pub(in crate::store) fn new(control: Option<Waker>) -> Self {
+        Self {
+            queue: Mutex::default(),
+            first: Condvar::new(),
+            control,
+        }
+    }
+
+    pub(in crate::store) fn put(&self, happened: Happened) {
         let mut queue = self.queue.lock().expect("a panic aborts");
         let is_reset = |happened: &Happened| matches!(happened, Happened::Reset(..));
         let tid = match &happened {
@@ -100,7 +105,7 @@ impl Inbox {
                 queue.flooded = Some(tid);
                 queue.resets += u64::from(is_reset(&happened));
             }
-            (Some(tid), None) if queue.oids > ZEO_EVENT_OIDS_MAX => {
+            (Some(tid), None) if queue.oids > REMOTE_EVENT_OIDS_MAX => {
                 queue.resets = queue.all.iter().map(|h| u64::from(is_reset(h))).sum();
                 queue.resets += u64::from(is_reset(&happened));
                 let is_kept = |h: &Happened| !matches!(h, Happened::Commit(..)) && !is_reset(h);
@@ -114,6 +119,12 @@ impl Inbox {
         if let Some(control) = &self.control {
             control.wake();
         }
+    }
+
+    /// What happened, in order.
+    #[cfg(test)]
+    pub(in crate::store) fn all(&self) -> Vec<Happened> {
+        self.take().all.into()
     }
 
     /// All there is.
@@ -131,26 +142,26 @@ impl Inbox {
 
 /// What a poll found.
 #[derive(Debug, Default)]
-pub struct ZeoPoll {
+pub struct RemotePoll {
     /// What happened, in order.
-    pub events: Vec<ZeoEvent>,
+    pub events: Vec<RemoteEvent>,
     /// About the connection, in order.
     pub notices: Vec<Notice>,
 }
 
 /// An event of a server.
-pub type ZeoEvent = store::Event<ZeoView>;
+pub type RemoteEvent = store::Event<RemoteView>;
 
 /// Why a server cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ZeoOpenError {
+pub enum RemoteOpenError {
     /// The first attempt failed.
     #[error("{address}: {trouble}")]
     Connect {
         /// Where.
         address: String,
         /// How, told whole: what is logged of a connection has no chain.
-        trouble: Trouble,
+        trouble: Words,
     },
     /// It took too long.
     #[error("{address}: the server does not answer")]
@@ -165,7 +176,7 @@ pub enum ZeoOpenError {
 
 /// A server that is followed.
 #[derive(Debug)]
-pub struct ZeoStore {
+pub struct RemoteStore {
     link: Link,
     inbox: Arc<Inbox>,
     head: Tid,
@@ -174,36 +185,30 @@ pub struct ZeoStore {
     is_frozen: bool,
 }
 
-impl ZeoStore {
-    /// Connects; blocks until the server serves, or the first attempt failed. `control` is woken whenever there is something to
-    /// be polled.
+impl RemoteStore {
+    /// Has `start` start a driver, and blocks until that serves, or its first attempt failed. `control` is woken whenever there is
+    /// something to be polled; `address` is for words.
     ///
     /// # Errors
-    /// The server is not to be had.
-    pub fn open(
-        server: &Server,
+    /// The database is not to be had.
+    pub(in crate::store) fn open(
+        address: String,
         max_record: usize,
         control: Option<Waker>,
-    ) -> Result<(Self, ZeoView), ZeoOpenError> {
-        let waker = Waker::new().map_err(ZeoOpenError::Resources)?;
+        start: impl FnOnce(Ports) -> io::Result<()>,
+    ) -> Result<(Self, RemoteView), RemoteOpenError> {
+        let waker = Waker::new().map_err(RemoteOpenError::Resources)?;
         let (sender, orders) = unbounded();
         let status = Arc::new(Status::default());
-        let inbox = Arc::new(Inbox {
-            queue: Mutex::default(),
-            first: Condvar::new(),
-            control,
-        });
-        let driver = Driver {
-            server: server.clone(),
+        let inbox = Arc::new(Inbox::new(control));
+        let ports = Ports {
             orders,
             waker: waker.clone(),
             status: Arc::clone(&status),
             inbox: Arc::clone(&inbox),
-            max_record,
         };
         let link = Link::new(sender, waker, status, max_record);
-        driver.start().map_err(ZeoOpenError::Resources)?;
-        let address = || server.address.to_string();
+        start(ports).map_err(RemoteOpenError::Resources)?;
         let began = Instant::now();
         loop {
             let left = OPEN.saturating_sub(began.elapsed());
@@ -224,18 +229,17 @@ impl ZeoStore {
                     return Ok((store, view));
                 }
                 Some(Happened::Lost(trouble)) => {
-                    let address = address();
-                    return Err(ZeoOpenError::Connect { address, trouble });
+                    return Err(RemoteOpenError::Connect { address, trouble });
                 }
-                _ if left.is_zero() => return Err(ZeoOpenError::Late { address: address() }),
+                _ if left.is_zero() => return Err(RemoteOpenError::Late { address }),
                 _ => {}
             }
         }
     }
 
     /// The newest view.
-    pub fn view(&self) -> ZeoView {
-        ZeoView::new(self.head, self.generation, self.link.clone())
+    pub fn view(&self) -> RemoteView {
+        RemoteView::new(self.head, self.generation, self.link.clone())
     }
 
     /// The way to the server.
@@ -247,8 +251,8 @@ impl ZeoStore {
     ///
     /// # Errors
     /// The database went back in time: so says every further call.
-    pub fn poll(&mut self) -> Result<ZeoPoll, Fatal> {
-        let mut poll = ZeoPoll::default();
+    pub fn poll(&mut self) -> Result<RemotePoll, Fatal> {
+        let mut poll = RemotePoll::default();
         let queue = self.inbox.take();
         for happened in queue.all {
             self.take(happened, &mut poll);
@@ -257,7 +261,7 @@ impl ZeoStore {
             poll.notices.push(Notice::Flooded);
             self.head = tid;
             self.generation += queue.resets;
-            poll.events.push(ZeoEvent::Reset(self.view()));
+            poll.events.push(RemoteEvent::Reset(self.view()));
         }
         // What came before the end is given out first.
         match self.fatal {
@@ -266,19 +270,19 @@ impl ZeoStore {
         }
     }
 
-    fn take(&mut self, happened: Happened, poll: &mut ZeoPoll) {
+    fn take(&mut self, happened: Happened, poll: &mut RemotePoll) {
         match happened {
             Happened::Commit(tid, oids) => {
                 self.head = tid;
                 let view = self.view();
                 poll.events
-                    .push(ZeoEvent::Commit(store::Commit { tid, oids, view }));
+                    .push(RemoteEvent::Commit(store::Commit { tid, oids, view }));
             }
             Happened::Reset(tid, gap) => {
                 self.head = tid;
                 self.generation += 1;
                 poll.notices.push(Notice::Gap(gap));
-                poll.events.push(ZeoEvent::Reset(self.view()));
+                poll.events.push(RemoteEvent::Reset(self.view()));
             }
             Happened::Serving(missed) => {
                 if std::mem::take(&mut self.is_frozen) {
@@ -297,15 +301,15 @@ impl ZeoStore {
     }
 }
 
-impl Store for ZeoStore {
-    type View = ZeoView;
+impl Store for RemoteStore {
+    type View = RemoteView;
     type Error = Fatal;
 
-    fn view(&self) -> ZeoView {
+    fn view(&self) -> RemoteView {
         self.view()
     }
 
-    fn follow(&mut self) -> Result<Vec<ZeoEvent>, Fatal> {
+    fn follow(&mut self) -> Result<Vec<RemoteEvent>, Fatal> {
         self.poll().map(|poll| poll.events)
     }
 }
