@@ -90,7 +90,7 @@
 //! whole is kept, for those who will look for it under `@<tid>` ([`fs::kept`]). Of a file that gets shorter the kernel learns the new end, by
 //! somebody outside who asks ([`kernel::asker`]): then no READ behind it is ever answered from the new view. (4) The new view is published: every worker
 //! takes it before the next thing it does ([`engine::shared`]). (5) What was noted meanwhile is compared too; then the changed
-//! blocks are dropped, and the attributes of files whose size may have changed, and nothing else. (6) `head/at` shows the
+//! blocks are dropped, and the attributes of files whose size may have changed, of which the kernel then learns the new one, and nothing else. (6) `head/at` shows the
 //! transaction, and so does `zhead`.
 //!
 //! **Pin**: (1) a client writes `1 watch <oid> @<at>`; its worker hands the bytes to control, which answers all requests on `head/watch`

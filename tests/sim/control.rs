@@ -340,6 +340,7 @@ impl Control {
                     let since = excused.get(&file);
                     changes.epoch || since.is_some_and(|since| tid.0 <= since.0 + ASTRAY_MAX)
                 });
+                self.resized_by(shared, &drops);
                 shared.drops.push_back((tid, drops));
                 shared
                     .is(Mutant::ShowBeforeDropped)

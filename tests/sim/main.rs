@@ -140,6 +140,7 @@ mistakes! {
     finds_a_state_published_before_pages_are_kept: PublishBeforeKeep, [What::Kept];
     finds_late_notes_lost: LateNotesLost, [What::Stale];
     finds_late_notes_taken_for_new: LateNotesAfter, [What::Stale];
+    finds_sizes_that_nobody_asked_for: SizesNotAsked, [What::Short];
     finds_drops_before_workers_passed: DropBeforePassed, [What::Stale];
     finds_head_shown_before_pages_are_dropped: ShowBeforeDropped, [What::Stale];
     finds_stores_not_withdrawn: NotWithdrawn, [What::Stale];

@@ -91,6 +91,8 @@ pub(crate) enum Mutant {
     BeyondNotAsked,
     /// Nobody tells the kernel that files are shorter.
     NotShortened,
+    /// Nobody asks for sizes when pages are dropped.
+    SizesNotAsked,
     /// A parked store goes on under the new view. No mistake: it starts from the beginning, as a READ does.
     StoreGoesOn,
 }

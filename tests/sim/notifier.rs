@@ -3,6 +3,7 @@
 
 use crate::data::{PAGE, PAGES};
 use crate::graph::{Node, Wait};
+use crate::kernel::Inode;
 use crate::mutant::Mutant;
 use crate::shared::{Keep, Shared, Store, ToControl, ToWorker, What};
 use std::collections::VecDeque;
@@ -42,6 +43,8 @@ struct Asking {
     request: Option<u64>,
     is_awaited: bool,
     tries: usize,
+    /// After the drops of a transaction, which may have made them longer.
+    is_last: bool,
 }
 
 /// How often a file is asked for whose answer something overtook.
@@ -203,6 +206,25 @@ fn behind(files: &[Shorter]) -> Vec<Drop> {
     files.iter().map(behind).collect()
 }
 
+impl Asking {
+    /// After the drops of a transaction.
+    fn last(shared: &Shared, nodes: &[NodeId]) -> Self {
+        let file = |&node: &NodeId| {
+            let oid = shared.file(node)?.oid;
+            let size = u64::MAX;
+            Some(Shorter { node, oid, size })
+        };
+        Self {
+            files: nodes.iter().filter_map(file).collect(),
+            at: Some(0),
+            request: None,
+            is_awaited: true,
+            tries: 0,
+            is_last: true,
+        }
+    }
+}
+
 /// Sizes.
 impl Notifier {
     fn asks_behind_store(&self) -> bool {
@@ -227,11 +249,21 @@ impl Notifier {
         let file = at.and_then(|at| files.get(at));
         let is_open = request.is_some_and(|unique| shared.kernel.is_open(unique));
         let is_cut = file.is_some_and(|file| shared.kernel.is_cut(file.node, file.size).is_some());
-        !self.asks_behind_store() && !(request.is_some() && (is_open || is_cut))
+        let waits = request.is_some() && (is_open || is_cut && !self.is_late(shared));
+        !self.asks_behind_store() && !waits
+    }
+
+    /// The READ that a cut waits for may wait for a client: then its time is over at last.
+    fn is_late(&self, shared: &Shared) -> bool {
+        let asking = self.asking.as_ref();
+        let file = asking.and_then(|asking| asking.files.get(asking.at?));
+        let read = file.and_then(|file| shared.kernel.is_cut(file.node, file.size)?);
+        shared.rules.clients && read.is_some()
     }
 
     /// Begins, or goes on with the next file.
     fn ask_one(&mut self, shared: &mut Shared) {
+        let is_late = self.is_late(shared);
         let Some(asking) = &mut self.asking else {
             let (files, is_awaited) = shared.shorter.pop_front().expect("there is one");
             if is_awaited {
@@ -245,6 +277,7 @@ impl Notifier {
                 request,
                 is_awaited,
                 tries: 0,
+                is_last: false,
             });
             return;
         };
@@ -252,20 +285,28 @@ impl Notifier {
             let is_asked = asking.request.take().is_some();
             let file = asking.files.get(at);
             let inode = file.and_then(|file| shared.kernel.inodes.get(&file.node));
-            let is_known = inode.is_none_or(|inode| file.is_none_or(|f| inode.size <= f.size));
+            let is_taken = |inode: &Inode| !asking.is_last || inode.valid;
+            let is_known = inode
+                .is_none_or(|inode| is_taken(inode) && file.is_none_or(|f| inode.size <= f.size));
             asking.tries = (asking.tries + 1) * usize::from(!is_known);
-            at + usize::from(is_asked && (is_known || asking.tries > TRIES))
+            let is_given_up = asking.tries > TRIES || (is_asked && is_late);
+            if is_given_up {
+                shared.untold.extend(file.map(|file| file.node));
+            }
+            at + usize::from(is_asked && (is_known || is_given_up))
         });
         asking.at = Some(at);
         let Some(file) = asking.files.get(at) else {
-            if asking.is_awaited {
+            if asking.is_last {
+                shared.to_control.push_back(ToControl::Dropped);
+            } else if asking.is_awaited {
                 shared.to_control.push_back(ToControl::Shortened);
             }
             self.asking = None;
             return;
         };
         let node = file.node;
-        if asking.tries == 0 {
+        if asking.tries == 0 && !asking.is_last {
             shared.kernel.drop_begins(node);
         }
         asking.request = shared.kernel.ask_size(node, shared.shown);
@@ -338,9 +379,16 @@ impl Notifier {
         };
         let Some(drop) = dropping.drops.get(at) else {
             self.dropping = None;
-            if !shared.is(Mutant::ShowBeforeDropped) {
-                shared.to_control.push_back(ToControl::Dropped);
+            let nodes = std::mem::take(&mut shared.resized);
+            if shared.is(Mutant::ShowBeforeDropped) {
+                return;
             }
+            let is_asked = !shared.is(Mutant::SizesNotAsked) && !shared.is(Mutant::NotShortened);
+            if nodes.is_empty() || !is_asked {
+                shared.to_control.push_back(ToControl::Dropped);
+                return;
+            }
+            self.asking = Some(Asking::last(shared, &nodes));
             return;
         };
         let (node, pages) = (node_of(drop), dropping.pages(at));

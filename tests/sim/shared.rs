@@ -63,6 +63,7 @@ pub(crate) enum What {
     Killed,
     Refused,
     Left,
+    Short,
 }
 
 /// A check that failed.
@@ -203,6 +204,9 @@ pub(crate) struct Shared {
     pub(crate) stores_queued: u64,
     pub(crate) stores_done: u64,
     pub(crate) drops: VecDeque<(Tid, Vec<Drop>)>,
+    /// Files of which the kernel is to know the size when these are done, and those of which it cannot be told.
+    pub(crate) resized: Vec<NodeId>,
+    pub(crate) untold: Vec<NodeId>,
     pub(crate) keeps: VecDeque<Keep>,
     /// Number of the newest state.
     pub(crate) newest: u64,
@@ -281,6 +285,8 @@ impl Shared {
             stores_queued: 0,
             stores_done: 0,
             drops: VecDeque::new(),
+            resized: Vec::new(),
+            untold: Vec::new(),
             keeps: VecDeque::new(),
             newest: 0,
             states: VecDeque::new(),
@@ -583,14 +589,6 @@ impl Shared {
         }
     }
 
-    /// The big file of a node.
-    pub(crate) fn file(&self, node: NodeId) -> Option<Arc<FileNode>> {
-        match self.tree.node(node) {
-            Some(Node::File(file)) => Some(file),
-            _ => None,
-        }
-    }
-
     /// Whether a node outlived its file.
     pub(crate) fn is_gone(&self, node: NodeId) -> bool {
         matches!(self.tree.node(node), Some(Node::File(file)) if file.is_gone())
@@ -675,6 +673,7 @@ impl Shared {
         self.published = self.published.max(tid);
         self.counts.shown += 1;
         self.check_all();
+        self.check_reach();
     }
 }
 

@@ -30,6 +30,7 @@ LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 PROT_READ, MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 1, 2, 16, 32
 MADV_RANDOM, MADV_DONTNEED = 1, 4
 AHEAD = 1 << 16  # blocks that a file may grow by
+PIECES_MAX = 8000  # mappings of a file: the kernel does not merge those of FUSE, and a process may have 65530
 
 
 def mmap(addr, length, fd, off, flags):
@@ -95,7 +96,7 @@ class Mapping:
         self.room = (blocks + AHEAD) * blksize
         self.base = mmap(None, self.room, -1, 0, MAP_PRIVATE | MAP_ANONYMOUS)
         self.mapped, self.lock = 0, threading.Lock()
-        self.pinned = {}
+        self.pinned, self.pieces = {}, 0
 
     def grow(self, size):
         """Head is mapped up to the size as of the new transaction. What is pinned already stays pinned."""
@@ -103,17 +104,32 @@ class Mapping:
             assert size <= self.room
             # A fault does not ask how long the file is: what the kernel believes is made to be as new as head/at.
             assert os.fstat(self.fd).st_size >= size
-            blk = self.mapped // self.blksize
-            while self.mapped < size:
-                if blk not in self.pinned:
-                    self.put(blk, self.fd)
-                self.mapped += self.blksize
-                blk += 1
+            if size > self.mapped:
+                first, end = self.mapped // self.blksize, size // self.blksize
+                held = sorted(blk for blk in self.pinned if first <= blk < end)
+                for lo, hi in zip([first] + [blk + 1 for blk in held], held + [end]):
+                    self.put(lo, self.fd, hi - lo)
+                self.mapped = size
+            if self.pieces > PIECES_MAX:
+                # Nobody looks meanwhile.
+                self.put(0, self.fd, self.mapped // self.blksize)
+                self.pieces = 1
+                for blk, rev in self.pinned.items():
+                    self.put_rev(blk, rev)
 
-    def put(self, blk, fd):
-        at = self.base + blk * self.blksize
-        mmap(at, self.blksize, fd, blk * self.blksize, MAP_SHARED | MAP_FIXED)
-        LIBC.madvise(at, self.blksize, MADV_RANDOM)
+    def put(self, blk, fd, count=1):
+        if count:
+            at = self.base + blk * self.blksize
+            mmap(at, count * self.blksize, fd, blk * self.blksize, MAP_SHARED | MAP_FIXED)
+            LIBC.madvise(at, count * self.blksize, MADV_RANDOM)
+            self.pieces += 2
+
+    def put_rev(self, blk, rev):
+        fd = os.open("%s/@%s/bigfile/%s" % (self.mnt, rev, self.oid), os.O_RDONLY)
+        try:
+            self.put(blk, fd)
+        finally:
+            os.close(fd)
 
     def pin(self, blk, rev):
         with self.lock:
@@ -125,11 +141,7 @@ class Mapping:
                     self.put(blk, self.fd)
                 return
             self.pinned[blk] = rev
-            fd = os.open("%s/@%s/bigfile/%s" % (self.mnt, rev, self.oid), os.O_RDONLY)
-            try:
-                self.put(blk, fd)
-            finally:
-                os.close(fd)
+            self.put_rev(blk, rev)
 
     def sha(self, blk):
         # Longer than 2047 bytes: hashlib lets the thread that answers pins run while this one is in the fault.

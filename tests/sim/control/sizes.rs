@@ -1,10 +1,13 @@
-//! Files that become shorter, as `engine::control::sizes`.
+//! Files that become shorter or longer, as `engine::control::sizes`.
 
 use super::Control;
+use crate::kernel::Inode;
 use crate::mutant::Mutant;
-use crate::shared::{Published, Shared};
-use zring::base::Tid;
-use zring::fs::advance::{Event, Shorter};
+use crate::shared::{Published, Shared, What};
+use std::sync::Arc;
+use zring::base::{NodeId, Rev, Tid};
+use zring::fs::advance::{Drop, Event, Shorter};
+use zring::fs::tree::{FileNode, Node};
 
 impl Control {
     pub(super) fn shorten(
@@ -50,6 +53,17 @@ impl Control {
         }
     }
 
+    pub(super) fn resized_by(&self, shared: &mut Shared, drops: &[Drop]) {
+        let nodes = drops.iter().filter_map(|drop| match *drop {
+            Drop::Attributes(node) | Drop::Pages { node, len: 0, .. } => Some(node),
+            Drop::Pages { .. } => None,
+        });
+        shared.untold = self.unforced.iter().map(|(file, _)| file.node).collect();
+        shared.resized = nodes.filter(|node| !shared.untold.contains(node)).collect();
+        shared.resized.sort_unstable();
+        shared.resized.dedup();
+    }
+
     pub(super) fn catch_up_sizes(&mut self, shared: &mut Shared) {
         let settled = self.history.settled().unwrap_or(Tid::ZERO);
         let (mut free, mut held) = (Vec::new(), Vec::new());
@@ -77,6 +91,38 @@ impl Control {
             if let Ok(size) = self.history.size(file.oid, at) {
                 file.limit_more(size);
             }
+        }
+    }
+}
+
+impl Shared {
+    /// The big file of a node.
+    pub(crate) fn file(&self, node: NodeId) -> Option<Arc<FileNode>> {
+        match self.tree.node(node) {
+            Some(Node::File(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// Who has read `head/at` may map a file as far as it goes then: the kernel knows that it does (kernel-note 0020). Not of one that it
+    /// learned of by an answer which a drop had overtaken: under head such a file is asked for again.
+    pub(crate) fn check_reach(&mut self) {
+        let inodes: Vec<_> = self.kernel.inodes.iter().collect();
+        let is_short = |&(node, inode): &(&NodeId, &Inode)| {
+            let is_told = inode.rev == Rev::Head
+                && !inode.crossed
+                && !self.is_gone(*node)
+                && !self.untold.contains(node);
+            let mut now = self.data.versions(inode.file, self.shown, self.shown);
+            is_told && now.any(|content| (content.len() as u64) > inode.size)
+        };
+        let short = inodes.into_iter().find(is_short);
+        if let Some((_, inode)) = short {
+            let text = format!(
+                "the kernel takes file {} for {} bytes, as {} is shown",
+                inode.file, inode.size, self.shown
+            );
+            self.fail(What::Short, text);
         }
     }
 }
