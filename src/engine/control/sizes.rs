@@ -84,7 +84,7 @@ impl Work {
     /// Files that may be longer when these are dropped. Where somebody sees one as it was longer yet, the kernel is not told.
     pub(super) fn resized_by(&self, drops: &[Drop]) -> Vec<NodeId> {
         let nodes = drops.iter().filter_map(|drop| match *drop {
-            Drop::Attributes(node) | Drop::Pages { node, len: 0, .. } => Some(node),
+            Drop::Attributes(node) => Some(node),
             Drop::Pages { .. } => None,
         });
         let is_held = |node| self.unforced.iter().any(|(file, _)| file.node == node);

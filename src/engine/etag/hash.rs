@@ -14,7 +14,6 @@
 
 use super::check::Pass;
 use super::config::{Config, wall_now};
-use super::delay::Delay;
 use super::links::{Links, Share};
 use super::node::open_path;
 use super::owner::Handle;
@@ -50,8 +49,6 @@ pub(super) struct Shared {
     pub(super) queue: Arc<Queue>,
     pub(super) owner: Handle,
     pub(super) throttle: Throttle,
-    /// Of servers on this machine.
-    pub(super) delay: Arc<Delay>,
     pub(super) links: Links,
     /// The file system takes no attributes.
     pub(super) no_attrs: AtomicBool,
@@ -202,13 +199,6 @@ impl Thread {
     /// Takes files while there is room; true when none will come any more.
     fn fill(&mut self) -> bool {
         while self.active < self.shared.throttle.depth() {
-            if self.shared.delay.is_behind() && !self.shared.pass.pulse.is_cancelled() {
-                // What is under way ends; nothing is begun.
-                if self.active == 0 {
-                    proc::pause(Duration::from_millis(10));
-                }
-                return false;
-            }
             let wait = if self.active == 0 {
                 self.flush_if_idle();
                 Duration::from_millis(100)

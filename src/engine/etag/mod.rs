@@ -20,7 +20,6 @@
 
 mod check;
 mod config;
-mod delay;
 mod dir;
 mod hash;
 mod judge;

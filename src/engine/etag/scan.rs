@@ -2,7 +2,6 @@
 
 use super::check::{Pass, ScanSide, Summary};
 use super::config::{Config, Pulse, Sink};
-use super::delay::Delay;
 use super::hash::{self, How, Outcome, Shared};
 use super::links::Links;
 use super::owner::Owner;
@@ -74,7 +73,6 @@ pub fn scan(
         queue: Arc::clone(&queue),
         owner: owner.handle(),
         throttle: Throttle::new(bounds.bps, bounds.files_per_sec, bounds.pressure),
-        delay: Delay::ask(),
         links: Links::default(),
         no_attrs: AtomicBool::new(false),
     });
@@ -89,7 +87,6 @@ pub fn scan(
     for thread in threads {
         thread.join().expect("a panic ends the process");
     }
-    shared.delay.end();
     ran?;
     // All handles but the owner's own go with these.
     drop(shared);

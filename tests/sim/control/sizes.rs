@@ -55,7 +55,7 @@ impl Control {
 
     pub(super) fn resized_by(&self, shared: &mut Shared, drops: &[Drop]) {
         let nodes = drops.iter().filter_map(|drop| match *drop {
-            Drop::Attributes(node) | Drop::Pages { node, len: 0, .. } => Some(node),
+            Drop::Attributes(node) => Some(node),
             Drop::Pages { .. } => None,
         });
         shared.untold = self.unforced.iter().map(|(file, _)| file.node).collect();
