@@ -239,7 +239,7 @@ fn a_child_is_killed_at_its_deadline() {
     let run = |line: &str, ms| {
         Running::start(Command::new("sh").args(["-c", line]), &base).wait(Duration::from_millis(ms))
     };
-    let slow = run("echo begun; exec sleep 30", 300);
+    let slow = run("echo begun; exec sleep 30", 2_000);
     assert_eq!((slow.status, slow.out.as_str()), (None, "begun\n"));
     let quick = run("echo no >&2; exit 3", 10_000);
     assert_eq!((quick.code(), quick.err.as_str()), (Some(3), "no\n"));

@@ -105,8 +105,10 @@ impl<'r> Stage<'r> {
     /// The block changes, and a READ of it asks for a pin.
     fn touch(&mut self) -> Instant {
         self.scene.change(&[BLK], 2);
+        // Before the READ: a machine that stops for a second here must not shorten what the client was given.
+        let began = Instant::now();
         self.scene.begin_read(BLK);
-        Instant::now()
+        began
     }
 
     /// The bad client is told of it.
@@ -139,7 +141,8 @@ impl<'r> Stage<'r> {
         assert_eq!(answer, "2x1", "{}", self.scene.mount.said());
         assert!(
             took >= fate.after && took < fate.before,
-            "{took:?}: {fate:?}"
+            "{took:?}: {fate:?}: {}",
+            self.scene.mount.said()
         );
         self.leaves_nothing(fate);
     }
@@ -289,6 +292,14 @@ fn e14_stopped(transport: Transport) {
     stage.watch("");
     stage.bad.ask("serve A");
     kill(stage.bad.pid(), Signal::SIGSTOP).unwrap();
+    // Until the signal has reached its thread that answers pins, it answers them.
+    let tasks = format!("/proc/{}/task", stage.bad.pid());
+    let is_stopped = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat"));
+        stat.is_ok_and(|stat| stat.contains(") T "))
+    };
+    let all = || std::fs::read_dir(&tasks).unwrap().flatten().all(is_stopped);
+    assert!(becomes_true(SHORT, all));
     let began = stage.touch();
     let fate = Fate {
         signal: Some(libc::SIGKILL),
