@@ -58,6 +58,7 @@
 //!                                   --> their deadline
 //!   client in a fault tried again, whose READ waits for itself --> zring-wayout (kernel-note 0017)
 //!   watch request --> head/at, and what such a READ waits for
+//!   control --> a worker that does some of its work: microseconds, it waits for nothing ([`engine::control::Place`])
 //!   LOOKUP of @tid beyond head, READ of zhead --> head/at               (the only requests that wait for a commit;
 //!                                                                        they hold no page and can be interrupted)
 //!   commit, watch request --> objects that the history compares --> database file, or its server, 30 s at most
@@ -94,7 +95,7 @@
 //! transaction, and so does `zhead`.
 //!
 //! **Pin**: (1) a client writes `1 watch <oid> @<at>`; its worker hands the bytes to control, which answers all requests on `head/watch`
-//! ([`engine::links`]). (2) The history says what changed since, and where each block is found as it was ([`fs::past`]); the watch makes a pin
+//! ([`engine::links`]); answers to pins, and READs that need some, the worker handles in control's place if that is free. (2) The history says what changed since, and where each block is found as it was ([`fs::past`]); the watch makes a pin
 //! of each ([`iso`]), told through the client's own READ. (3) It answers; after the last one it is told `ok`. (4) From then on a worker
 //! holds READs of blocks that changed later, their bytes in place ([`engine::watching`]); control lets each go when its pins are
 //! answered. (5) A deadline ends the client.

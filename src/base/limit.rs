@@ -120,6 +120,14 @@ pub const STATES_MAX: usize = 512;
 pub const STATES_OIDS_MAX: usize = 1 << 20;
 /// Notes of a worker that are not taken before control is woken for them: 64 bytes each.
 pub const NOTES_LOOK: usize = 8192;
+/// Notes of all workers that one of them takes in control's place, a microsecond each at most.
+pub const NOTES_FEW: usize = 128;
+/// Messages that a worker handles in control's place before it goes on with its own.
+pub const STAND_IN_MESSAGES: usize = 64;
+/// Watches that a worker looks at in control's place for one block, a microsecond each.
+pub const STAND_IN_WATCHES: usize = 8;
+/// Messages that control handles before it looks at deadlines and at the database.
+pub const TURN_MESSAGES: usize = 1024;
 /// Bytes of old pages kept for those who will look for them under `@<tid>`, oldest given up first. A commit of 10 blocks of
 /// 64 KiB, 100 times a second, fills it in a second; who looks later reads them from the database.
 pub const KEPT_BYTES_MAX: usize = 64 << 20;

@@ -7,7 +7,11 @@
 //! *failed*: everything under head is EIO and `head/at` stays, until an operator starts anew. Serving on would be
 //! serving the past as the present.
 
+mod failed;
+mod place;
 mod sizes;
+
+pub use place::Place;
 
 use super::follow::{self, LOOK_EVERY, Watch};
 use super::history::{self, History, Source, Unloaded};
@@ -21,13 +25,14 @@ use crate::fs::history::{Effect, Failed, Lost, Passing, Why};
 use crate::fs::pagecache;
 use crate::fs::track::Note;
 use crate::fs::tree::{Node, fixed};
-use crate::iso::Rules;
+use crate::iso::{Caller, Rules};
 use crate::kernel::mount::Connection;
 use crate::kernel::proc::{self, Waker};
 use crate::store::any::{AnyStore, Event, FollowError, Poll};
 use crate::store::file::Tail;
 use crate::store::remote::Notice;
 use crossbeam_channel::{Receiver, Sender};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,6 +67,8 @@ pub struct Control {
     pub inbox: Receiver<ToControl>,
     /// How to tell it something.
     pub mailbox: Mailbox<ToControl>,
+    /// Where workers do some of its work.
+    pub place: Place,
     /// Wakes it.
     pub waker: Waker,
     /// Whether it may use io_uring.
@@ -106,6 +113,12 @@ struct Work {
     troubled: Option<Instant>,
     /// States of head published so far.
     published: u64,
+    /// Messages that a worker left to control.
+    put_off: VecDeque<ToControl>,
+    /// Until when control sleeps if nobody wakes it.
+    sleeps_until: Instant,
+    /// A client cannot be stopped.
+    must_end: bool,
 }
 
 impl Control {
@@ -122,7 +135,8 @@ impl Control {
             let (workers, max_record) = (notes.len(), self.shared.max_record);
             let source = Source::new(view, notes, max_record);
             let links = LinkTable::new(at, self.rules);
-            let mut work = Work {
+            let place = self.place.clone();
+            place.fill(Work {
                 history: History::new(at, workers, source),
                 control: self,
                 head: Head::new(at),
@@ -138,11 +152,16 @@ impl Control {
                 suspicious: None,
                 troubled: None,
                 published: 0,
-            };
-            if let Err(error) = follow::run(rings, &watch, &waker, |changed| work.turn(changed)) {
+                put_off: VecDeque::new(),
+                sleeps_until: Instant::now(),
+                must_end: false,
+            });
+            let turn = |changed| place.with(|work| work.turn(changed)).flatten();
+            if let Err(error) = follow::run(rings, &watch, &waker, turn) {
                 log.error(format!("the database can no longer be followed: {error}"));
-                work.fail();
+                place.with(Work::fail);
             }
+            place.clear();
         })
     }
 }
@@ -150,14 +169,18 @@ impl Control {
 impl Work {
     /// Takes all messages and, if the database may have changed or it is time, all transactions there are; `None` to stop.
     fn turn(&mut self, changed: bool) -> Option<Duration> {
-        while let Ok(message) = self.control.inbox.try_recv() {
+        for _ in 0..limit::TURN_MESSAGES {
+            let Some(message) = self.next_message() else {
+                break;
+            };
             match message {
                 ToControl::Stop => {
                     self.control.shared.stores.end();
                     return None;
                 }
+                ToControl::OfLink(what) if self.has_failed() => self.refuse(what),
                 // What was under way when the database failed comes to nothing.
-                _ if self.control.shared.failed.load(Ordering::Relaxed) => {}
+                _ if self.has_failed() => {}
                 ToControl::Look => self.look(),
                 ToControl::Shortened => self.apply(HeadEvent::Shortened),
                 ToControl::Dropped => self.apply(HeadEvent::Dropped),
@@ -187,8 +210,12 @@ impl Work {
                 }
             }
         }
-        if self.control.shared.failed.load(Ordering::Relaxed) {
-            return Some(Duration::from_secs(3600));
+        if self.has_failed() {
+            let is_idle = self.control.inbox.is_empty();
+            return Some(Duration::from_secs(if is_idle { 3600 } else { 0 }));
+        }
+        if self.links.has_waiting() {
+            self.proceed(); // what a worker left
         }
         self.tick();
         if self.retrieval.is_late() {
@@ -205,9 +232,23 @@ impl Work {
             self.look_at = Instant::now() + wait;
         }
         let now = Instant::now();
-        let wait = self.look_at.saturating_duration_since(now);
+        let mut wait = self.look_at.saturating_duration_since(now);
+        if !self.control.inbox.is_empty() {
+            wait = Duration::ZERO;
+        }
         let lefts = [self.retrieval.left(), self.links.left(now)];
-        Some(lefts.into_iter().flatten().fold(wait, Duration::min))
+        let wait = lefts.into_iter().flatten().fold(wait, Duration::min);
+        self.sleeps_until = now + wait;
+        Some(wait)
+    }
+
+    fn next_message(&mut self) -> Option<ToControl> {
+        let put_off = self.put_off.pop_front();
+        put_off.or_else(|| self.control.inbox.try_recv().ok())
+    }
+
+    fn has_failed(&self) -> bool {
+        self.control.shared.failed.load(Ordering::Relaxed)
     }
 
     /// Deadlines of clients, and clients that wait for themselves.
@@ -226,7 +267,12 @@ impl Work {
         let Control {
             shared, workers, ..
         } = &self.control;
-        if !self.links.carry_out(shared, workers) {
+        let tell = |caller: Caller, message| {
+            if let Some(worker) = workers.get(caller.worker) {
+                worker.send(message);
+            }
+        };
+        if !self.links.carry_out(shared, tell) || self.must_end {
             self.abandon();
         }
         if !self.unforced.is_empty() {
@@ -408,7 +454,7 @@ impl Work {
                 debug_assert!(events.is_empty() || next.is_none(), "one answer at a time");
                 events.extend(next);
             }
-            if self.control.shared.failed.load(Ordering::Relaxed) {
+            if self.has_failed() {
                 return;
             }
         }
@@ -604,28 +650,6 @@ impl Work {
             let cut = self.links.oldest().map_or(cut, |oldest| oldest.min(cut));
             self.history.forget(cut);
         }
-    }
-
-    /// Head can be trusted no more: EIO for it, and nothing of it stays cached.
-    fn fail(&mut self) {
-        let shared = &self.control.shared;
-        if shared.failed.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        if shared.is_drop_in {
-            return self.end();
-        }
-        shared
-            .log
-            .error("everything under head is EIO from now on; unmount and mount again to go on");
-        let files = shared.tree().head_files();
-        let whole = files.iter().map(|file| Drop::Pages {
-            node: file.id,
-            off: 0,
-            len: 0,
-        });
-        let whole = ToNotifier::Drop(whole.collect(), Vec::new());
-        let _ = self.control.notifier.send(whole);
     }
 
     /// `on_epoch=server`: nobody may go on with what is another file now.

@@ -4,10 +4,10 @@
 //!   main: opens the database, mounts, waits for the workers
 //!   zring-w<n>     serve           zring-control  moves head      zring-notify, -store, -keep  write notifications
 //!   zring-signal   turns SIGTERM into an unmount                  zring-log     writes lines
-//!   zring-quit, zring-autoexit   of a drop-in server: see [`Ending`]
+//!   zring-quit     tells where threads are               zring-autoexit   of a drop-in server: see [`Ending`]
 //! ```
 
-use super::control::{Control, OnEpoch};
+use super::control::{Control, OnEpoch, Place};
 use super::log::Log;
 use super::notifier::{self, Inboxes};
 use super::quit;
@@ -69,7 +69,7 @@ pub struct Options {
 /// How a daemon ends, beside by an unmount from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// SIGTERM and SIGINT unmount. A database that cannot be followed leaves EIO for head.
+    /// SIGTERM and SIGINT unmount, SIGQUIT has it tell where it stands. A database that cannot be followed leaves EIO for head.
     Orderly,
     /// As a drop-in server: signals kill it and leave the dead mount, SIGQUIT with a word of where it stands; it dies of a
     /// database that cannot be followed.
@@ -86,7 +86,7 @@ impl Ending {
     /// Never on Linux.
     pub fn block_signals(self) -> io::Result<()> {
         match self {
-            Self::Orderly => proc::block_signals(),
+            Self::Orderly => proc::block_signals().and_then(|()| proc::block_quit()),
             Self::DropIn { .. } => proc::block_quit(),
         }
     }
@@ -145,6 +145,7 @@ pub fn run(
     let control = Mailbox::new(to_control, control_waker.clone());
     let (notifier, advance) = unbounded();
     let (keeper, keeps_inbox) = unbounded();
+    let place = Place::default();
 
     let spec = MountSpec {
         source: options.zurl.clone(),
@@ -188,6 +189,7 @@ pub fn run(
                     control: control.clone(),
                     notes,
                     keeper: keeper.clone(),
+                    place: place.clone(),
                     connection: Arc::clone(connection),
                 };
                 FileService::new(index, Arc::clone(&shared), links, view.clone())
@@ -219,6 +221,7 @@ pub fn run(
         notes,
         inbox: control_inbox,
         mailbox: control.clone(),
+        place,
         waker: control_waker,
         rings: running.transport != TransportKind::Plain,
         on_epoch: options.on_epoch,
@@ -253,13 +256,15 @@ fn watch_for_end(
 ) -> io::Result<()> {
     match ending {
         Ending::Orderly => {
+            let told = Arc::clone(&shared);
+            proc::spawn("zring-quit", move || quit::tell(&told))?;
             proc::spawn("zring-signal", move || {
                 stop_on_signal(&connection, &shared, &workers);
             })?;
         }
         Ending::DropIn { autoexit } => {
             let quitting = Arc::clone(&shared);
-            proc::spawn("zring-quit", move || quit::wait(&quitting))?;
+            proc::spawn("zring-quit", move || quit::end(&quitting))?;
             if let Some(after) = autoexit {
                 proc::spawn("zring-autoexit", move || {
                     exit_when_alone(&connection, &shared, after);

@@ -62,6 +62,11 @@ impl Source {
         }
     }
 
+    /// Notes that are not taken.
+    pub(super) fn noted(&self) -> usize {
+        self.notes.iter().map(Receiver::len).sum()
+    }
+
     /// The database goes on.
     pub(super) fn show(&mut self, view: &AnyView) {
         self.view = view.clone();

@@ -3,7 +3,7 @@
 use super::history::History;
 use super::shared::{Mailbox, Shared, ToWorker};
 use super::wayout::{self, Reader, Readers};
-use crate::base::{BlkNo, Oid, Tid};
+use crate::base::{BlkNo, Oid, Tid, limit};
 use crate::fs::history::Lost;
 use crate::iso::{Action, Caller, Errno, Isolation, LinkId, Outside, Rules, Signal, Uid, Unknown};
 use crate::kernel::client::Client;
@@ -51,6 +51,8 @@ struct Asked<'a> {
     shared: &'a Shared,
     clients: &'a FxHashMap<LinkId, Arc<Client>>,
     lost: &'a FxHashSet<Oid>,
+    /// What may take long is not begun.
+    is_brief: bool,
 }
 
 impl Outside for Asked<'_> {
@@ -59,7 +61,7 @@ impl Outside for Asked<'_> {
     }
 
     fn head(&self) -> Option<Tid> {
-        self.history.settled()
+        self.history.settled().filter(|_| !self.is_brief)
     }
 
     fn watch(&mut self, oid: Oid, after: Option<Tid>) {
@@ -152,8 +154,68 @@ impl LinkTable {
             shared,
             clients,
             lost,
+            is_brief: false,
         };
         (&mut self.isolation, asked)
+    }
+
+    /// Whether what came waits for nobody and is done in microseconds: answers to pins, reads, and READs of which all is at hand.
+    pub(super) fn is_brief(&self, what: &OfLink, history: &mut History) -> bool {
+        let is_known = |link, tid: u32, writes: bool| {
+            let last = self.threads.get(&link);
+            !self.is_strict && last.is_some_and(|last| last[usize::from(writes)] == tid)
+        };
+        match what {
+            OfLink::Read(link, _, tid, _) => is_known(*link, *tid, false),
+            OfLink::Write(link, _, tid, bytes) => {
+                is_known(*link, *tid, true) && self.isolation.is_acks(*link, bytes)
+            }
+            OfLink::Ask(_, oid, blks, _) => {
+                let Some(ats) = self.isolation.asks_for(*oid) else {
+                    return false;
+                };
+                let ats: Vec<Tid> = ats.take(limit::STAND_IN_WATCHES + 1).collect();
+                ats.len() <= limit::STAND_IN_WATCHES
+                    && blks.len() <= limit::STAND_IN_WATCHES
+                    && history.settled().is_some()
+                    && history.source().noted() <= limit::NOTES_FEW
+                    && history.has_revisions(*oid, blks, &ats)
+            }
+            OfLink::Opened(..) | OfLink::Interrupted(_) | OfLink::Closed(_) => false,
+        }
+    }
+
+    /// What [`Self::is_brief`] allowed came, and nothing else is begun for it.
+    pub(super) fn came_brief(
+        &mut self,
+        what: OfLink,
+        history: &mut History,
+        shared: &Shared,
+        now: Instant,
+    ) {
+        if let OfLink::Ask(..) = what {
+            return self.came(what, history, shared, now); // nothing else waits
+        }
+        let (isolation, mut outside) = self.asking(history, shared);
+        outside.is_brief = true;
+        match what {
+            OfLink::Read(link, caller, _, room) => isolation.read(link, caller, room),
+            OfLink::Write(link, caller, _, bytes) => {
+                isolation.write(link, caller, &bytes, &mut outside, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Nobody can tell anything any more: all of them end, and READs that wait are refused.
+    pub(super) fn end_all(&mut self, history: &mut History, shared: &Shared) {
+        let (isolation, mut outside) = self.asking(history, shared);
+        isolation.end_all(&mut outside);
+    }
+
+    /// Whether something waits that can be begun when the history is asked.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.isolation.has_waiting()
     }
 
     /// Something came from a worker.
@@ -287,13 +349,12 @@ impl LinkTable {
 
     /// Carries out what was decided; false when a client cannot be stopped.
     #[must_use]
-    pub(super) fn carry_out(&mut self, shared: &Shared, workers: &[Mailbox<ToWorker>]) -> bool {
+    pub(super) fn carry_out(
+        &mut self,
+        shared: &Shared,
+        mut tell: impl FnMut(Caller, ToWorker),
+    ) -> bool {
         let mut good = true;
-        let tell = |caller: Caller, message| {
-            if let Some(worker) = workers.get(caller.worker) {
-                worker.send(message);
-            }
-        };
         for action in self.isolation.drain() {
             match action {
                 Action::Read(caller, result) => {

@@ -6,6 +6,7 @@
 //!
 //! Owned by its worker: the view of head it answers from, the objects it keeps, what it has noted, parked tasks.
 
+use super::control::Place;
 use super::killed::Suspects;
 use super::loading::{Delivery, Fetched, Loading, TaskId};
 use super::notifier::Keep;
@@ -54,6 +55,8 @@ pub struct Links {
     pub workers: Vec<Mailbox<ToWorker>>,
     /// The control thread.
     pub control: Mailbox<ToControl>,
+    /// Where some of its work is done.
+    pub place: Place,
     /// What the history has to know.
     pub notes: Sender<Note>,
     /// The thread that stores below `@<tid>`.
@@ -127,6 +130,8 @@ pub struct FileService {
     pub(super) blks: Vec<BlkNo>,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) fetched: Vec<(Oid, Fetched)>,
+    /// What control told it by its own mouth.
+    pub(super) own: Vec<ToWorker>,
     /// Requests of all workers, and when there were so many first.
     pub(super) quiet: (u64, Instant),
 }
@@ -164,6 +169,7 @@ impl FileService {
             blks: Vec::new(),
             deliveries: Vec::new(),
             fetched: Vec::new(),
+            own: Vec::new(),
             quiet: (0, Instant::now()),
             shared,
         }
@@ -292,7 +298,7 @@ impl FileService {
     }
 
     /// Reads from another file from now on, unless the one at hand is newer still.
-    fn switch_file(&mut self, view: &AnyView) {
+    pub(super) fn switch_file(&mut self, view: &AnyView) {
         if view.generation() >= self.view.generation() {
             self.view = view.clone();
         }
@@ -305,7 +311,7 @@ impl FileService {
     }
 
     /// The caller of a request was signalled: a parked one is answered, others are about to be anyway.
-    fn interrupt(&mut self, port: &mut Port, unique: Unique) {
+    pub(super) fn interrupt(&mut self, port: &mut Port, unique: Unique) {
         if self.end_waiting(port, unique) {
             return;
         }
@@ -449,7 +455,7 @@ impl FileService {
         }
     }
 
-    fn probed(&mut self, port: &mut Port) {
+    pub(super) fn probed(&mut self, port: &mut Port) {
         if let Some((held, len, _)) = self.probing.take() {
             self.reply(port, held, Ok(len));
         }
@@ -499,7 +505,7 @@ impl FileService {
     }
 
     /// What an OPEN waited for is there.
-    fn stored(&mut self, port: &mut Port, unique: Unique) {
+    pub(super) fn stored(&mut self, port: &mut Port, unique: Unique) {
         if let Some(at) = self.opening.iter().position(|(u, ..)| *u == unique) {
             let (_, id, held) = self.opening.swap_remove(at);
             self.opened(port, held, id);
@@ -509,7 +515,7 @@ impl FileService {
 
 impl FileService {
     /// What was asked of a server came.
-    fn loaded(&mut self, port: &mut Port, came: Vec<Came>) {
+    pub(super) fn loaded(&mut self, port: &mut Port, came: Vec<Came>) {
         let mut deliveries = std::mem::take(&mut self.deliveries);
         self.loading.came(came, &mut deliveries);
         self.settle(&mut deliveries);
@@ -613,40 +619,7 @@ impl Service for FileService {
 
     fn woken(&mut self, port: &mut Port) {
         while let Ok(message) = self.links.inbox.try_recv() {
-            match message {
-                ToWorker::Look => {} // every worker looks for a new state when it wakes
-                ToWorker::Switched(view) => self.switch_file(&view),
-                ToWorker::Loaded(came) => self.loaded(port, came),
-                ToWorker::Shown => {
-                    self.wake_future(port);
-                    self.wake_zhead(port);
-                    self.end_links(port);
-                }
-                ToWorker::LinkRead(unique, result) => self.link_read(port, unique, result),
-                ToWorker::LinkWrote(unique, result) => self.link_wrote(port, unique, result),
-                ToWorker::WayOut(unique) => self.way_out(port, unique),
-                ToWorker::Granted(unique, granted) => self.granted(port, unique, granted),
-                ToWorker::Stored(unique) => self.stored(port, unique),
-                ToWorker::Probed => self.probed(port),
-                ToWorker::Interrupt(unique) => self.interrupt(port, unique),
-                ToWorker::Forgotten(ids) => {
-                    for id in ids.iter() {
-                        self.files.remove(id);
-                        self.infos.remove(id);
-                        self.depends.forget(*id);
-                        self.noted.remove(id);
-                    }
-                    if let Some(mut touches) = self.shared.touches(self.index) {
-                        touches.retain(|id| !ids.contains(&id));
-                    }
-                    self.forget_storing(&ids);
-                    // What is still being stored for them would note them again.
-                    let left = self.tasks.iter_mut().flatten().filter(|t| t.held.is_none());
-                    for task in left.filter(|t| t.job.node().is_some_and(|id| ids.contains(&id))) {
-                        task.job = Job::Abandoned;
-                    }
-                }
-            }
+            self.hear(port, message);
         }
     }
 
@@ -655,6 +628,7 @@ impl Service for FileService {
     }
 
     fn before_wait(&mut self, port: &mut Port) -> Option<Duration> {
+        self.stand_in(port);
         let mut wait = self.store_when_idle(port);
         if let Some((.., since)) = &self.probing {
             let left = probe::PATIENCE.saturating_sub(since.elapsed());

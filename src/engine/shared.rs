@@ -10,7 +10,8 @@
 //!   control --Shorten, Drop--> notifier --Shortened, Dropped--> control
 //!   workers --stores--> storer          drops take back what is queued of theirs
 //!   control, workers --kept pages--> keeper --Stored--> workers
-//!   workers --OfLink--> control         what clients write and read, and READs that may need a pin
+//!   workers --OfLink--> control         what clients write and read, and READs that may need a pin; heard by the worker itself
+//!                                       where that is brief and control is at rest ([`super::control::Place`])
 //!   control --LinkRead, LinkWrote, Granted--> workers
 //! ```
 //!
@@ -501,5 +502,15 @@ impl<T> Mailbox<T> {
         if self.sender.send(message).is_ok() {
             self.waker.wake();
         }
+    }
+
+    /// Sends, and leaves it to the caller to see that it is heard.
+    pub(super) fn leave(&self, message: T) {
+        let _ = self.sender.send(message); // the same
+    }
+
+    /// Wakes.
+    pub(super) fn wake(&self) {
+        self.waker.wake();
     }
 }

@@ -21,6 +21,7 @@ use crate::kernel::proc;
 use crate::wire::fuse::request::Op;
 use crate::zodb::bigfile;
 use crate::zodb::need::{Ask, Step};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -53,9 +54,16 @@ pub(super) struct Watching {
     pinning: Vec<Pinning>,
     storing: Vec<Storing>,
     numbers: u64,
+    /// Something lies there for control.
+    told: Cell<bool>,
 }
 
 impl Watching {
+    /// Whether something was told to control since the last time.
+    pub(super) fn take_told(&self) -> bool {
+        self.told.take()
+    }
+
     /// Whether no READ waits for pins.
     pub(super) fn is_pinning_none(&self) -> bool {
         self.pinning.is_empty()
@@ -103,8 +111,10 @@ impl FileService {
         Caller { worker, unique }
     }
 
+    /// Control hears it when this worker has nothing else to do, from whom has its place then.
     fn tell_links(&self, what: OfLink) {
-        self.links.control.send(ToControl::OfLink(what));
+        self.links.control.leave(ToControl::OfLink(what));
+        self.watching.told.set(true);
     }
 
     /// A client opens `head/watch`: it answers for what it does not do.
@@ -218,11 +228,14 @@ impl FileService {
         self.tell_links(OfLink::Interrupted(self.caller(unique)));
     }
 
-    /// The mount is ending: nobody waits for a message any more.
+    /// The mount is ending: nobody waits for a message any more, nor for an answer to a pin.
     pub(super) fn end_links(&mut self, port: &mut Port) {
         if self.shared.stopping.load(Ordering::Relaxed) {
             for (_, held) in std::mem::take(&mut self.watching.links) {
                 self.reply(port, held, Ok(0));
+            }
+            for pinning in std::mem::take(&mut self.watching.pinning) {
+                self.reply(port, pinning.held, Err(libc::EIO));
             }
         }
     }
@@ -277,12 +290,15 @@ impl FileService {
     /// Holds a READ until its blocks are pinned.
     pub(super) fn pin_first(
         &mut self,
-        port: &Port,
+        port: &mut Port,
         (held, unique): (Held, Unique),
         file: Arc<FileNode>,
         (off, len): (u64, usize),
         blks: Vec<BlkNo>,
     ) {
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            return self.reply(port, held, Err(libc::EIO));
+        }
         let oid = file.oid;
         let reader = Reader {
             tid: port.request(&held).map_or(0, |request| request.pid),

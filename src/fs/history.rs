@@ -74,6 +74,18 @@ pub enum Unasked<E> {
     Zodb(ZodbError),
     /// The database fails.
     Source(E),
+    /// It would have to be asked, and that was not wanted.
+    NotAtHand,
+}
+
+/// What is done about objects that a question lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lacking {
+    Loaded,
+    /// Nothing: it is not answered.
+    Left,
+    /// That happened.
+    Noted,
 }
 
 /// The transaction that is looked at.
@@ -174,6 +186,7 @@ pub struct History<S> {
     /// Files that the kernel forgot, and when.
     gone: VecDeque<(Tid, Oid)>,
     need: Need,
+    lacking: Lacking,
 }
 
 impl<S: Source> History<S> {
@@ -196,6 +209,7 @@ impl<S: Source> History<S> {
             forgotten: Vec::new(),
             gone: VecDeque::new(),
             need: Need::new(),
+            lacking: Lacking::Loaded,
         }
     }
 
@@ -349,7 +363,7 @@ impl<S: Source> History<S> {
                 self.ask(|_, states, need| ask(states, need, tid, |ask| read::info(ask, oid)));
             let info = match info {
                 Ok(info) => info,
-                Err(Unasked::Zodb(_)) => continue,
+                Err(Unasked::Zodb(_) | Unasked::NotAtHand) => continue,
                 Err(Unasked::Source(error)) => return Err(error),
             };
             if info.size / info.file.blksize.0 <= size {
@@ -409,9 +423,20 @@ impl<S: Source> History<S> {
             let step = question(&mut self.tail, &self.source, &mut self.need);
             match step.map_err(Unasked::Zodb)? {
                 Step::Done(found) => return Ok(found),
+                Step::Need if self.lacking != Lacking::Loaded => {
+                    self.lacking = Lacking::Noted;
+                    return Err(Unasked::NotAtHand);
+                }
                 Step::Need => self.source.bring(&self.need).map_err(Unasked::Source)?,
             }
         }
+    }
+
+    /// Whether questions find all that they need at hand: then they wait for nothing.
+    pub(super) fn is_at_hand(&mut self, questions: impl FnOnce(&mut Self)) -> bool {
+        self.lacking = Lacking::Left;
+        questions(self);
+        std::mem::replace(&mut self.lacking, Lacking::Loaded) == Lacking::Left
     }
 
     /// Whether a transaction is looked at that not every worker has.

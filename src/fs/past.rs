@@ -65,6 +65,17 @@ where
         self.rev_for(oid, blk, at).map(Some)
     }
 
+    /// Whether [`Self::revision`] of these blocks as of these states does without the database.
+    pub fn has_revisions(&mut self, oid: Oid, blks: &[BlkNo], ats: &[Tid]) -> bool {
+        self.is_at_hand(|history| {
+            for &blk in blks {
+                for &at in ats {
+                    let _ = history.revision(oid, blk, at); // an error is one that waits for nothing, too
+                }
+            }
+        })
+    }
+
     /// Bytes of a file as of `at`.
     ///
     /// # Errors
@@ -157,6 +168,7 @@ where
             ) => Unknown::File,
             Unasked::Zodb(error) => Unknown::Database(error.to_string()),
             Unasked::Source(error) => Unknown::Database(error.to_string()),
+            Unasked::NotAtHand => Unknown::Database("not at hand".to_owned()),
         })
     }
 }

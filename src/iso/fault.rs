@@ -56,6 +56,19 @@ impl Isolation {
         }
     }
 
+    /// Nothing can be told any more, and no client is to blame: links end, READs that wait are refused.
+    pub fn end_all(&mut self, outside: &mut dyn Outside) {
+        self.asks.values_mut().for_each(|ask| ask.failed = true);
+        let early = self.take_early();
+        self.actions
+            .extend(early.map(|caller| Action::Granted(caller, false)));
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            self.end(id, outside);
+            self.forget_if_over(id);
+        }
+    }
+
     /// A client is not to read on: its link ends, and it itself unless it does so by `until`.
     pub(super) fn condemn(
         &mut self,

@@ -357,6 +357,25 @@ impl Isolation {
         self.proceed(outside, now);
     }
 
+    /// The states that [`Self::ask`] has to know a file's blocks as of, the oldest first; `None` when it would begin more than that.
+    pub fn asks_for(&self, oid: Oid) -> Option<impl Iterator<Item = Tid> + use<'_>> {
+        let is_alone = self.early.is_empty() && self.waiting.is_empty();
+        let watched = self.files.get(&oid).into_iter().flatten();
+        is_alone.then(|| watched.map(|&(at, _)| at))
+    }
+
+    /// Whether something waits that [`Self::proceed`] may begin.
+    pub fn has_waiting(&self) -> bool {
+        !self.early.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// READs that wait until the history can be asked, no longer.
+    pub(super) fn take_early(&mut self) -> impl Iterator<Item = Caller> + use<> {
+        std::mem::take(&mut self.early)
+            .into_iter()
+            .map(|(caller, ..)| caller)
+    }
+
     /// Nobody watches a file any more: READs of it wait for nothing.
     pub(super) fn let_go(&mut self, oid: Oid) {
         let (free, early) = std::mem::take(&mut self.early)
@@ -546,7 +565,7 @@ impl Isolation {
     }
 
     /// The client said bye, or closed the link with nothing under way.
-    fn end(&mut self, id: LinkId, outside: &mut dyn Outside) {
+    pub(super) fn end(&mut self, id: LinkId, outside: &mut dyn Outside) {
         self.end_watches(id, outside);
         if let Some(link) = self.links.get_mut(&id) {
             link.outbox.clear();

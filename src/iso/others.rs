@@ -53,6 +53,19 @@ impl Isolation {
             && bytes.split_inclusive(|&c| c == b'\n').all(is_answer)
     }
 
+    /// Whether a client writes answers to pins that it was told of, and nothing else: to hear them needs nothing from outside.
+    pub fn is_acks(&self, id: LinkId, bytes: &[u8]) -> bool {
+        let Some(link) = self.links.get(&id).filter(|link| link.is_up()) else {
+            return false;
+        };
+        let is_ack = |line| {
+            let framed = watch::frame(line);
+            framed
+                .is_ok_and(|(stream, message)| message == b"ack" && link.open.contains_key(&stream))
+        };
+        self.is_answer(id, bytes) && bytes.split_inclusive(|&c| c == b'\n').all(is_ack)
+    }
+
     pub(super) fn pause(&mut self, id: LinkId, caller: Caller, bytes: &[u8]) {
         let Some(link) = self.links.get_mut(&id) else {
             return;

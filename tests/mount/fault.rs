@@ -27,6 +27,8 @@ on_each_transport!(
     e14_stopped,
     e14_a_zombie,
     e14_a_child_answers_wrongly,
+    nobody_waits_for_a_database_that_failed,
+    nobody_waits_for_a_server_that_stops,
     d03_l07_e13_nothing_else_waits_for_a_pin,
     d10_opened_by_a_thread_that_ended,
     d12_a_refused_request_leaves_nothing_behind,
@@ -365,6 +367,72 @@ fn e14_a_child_answers_wrongly(transport: Transport) {
 }
 
 /// D10: there the thread was signalled, which is nobody any more.
+/// The database goes back in time: everything that waits is let go, with an error, and nobody is killed for it.
+fn nobody_waits_for_a_database_that_failed(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("failed", 60);
+    let mut stage = Stage::new(&rig, transport);
+    let (oid, at) = (stage.scene.oid(), stage.at);
+    stage.watch("");
+    let mut idle = stage.scene.client(&rig);
+    idle.ask("link I");
+    idle.ask(&format!("say I 1 watch {oid} @{at}"));
+    assert_eq!(idle.ask("hear I"), "1 ok$");
+    idle.begin("hear I");
+    let db = std::fs::OpenOptions::new()
+        .write(true)
+        .open(rig.path("Data.fs"))
+        .unwrap();
+    let before = db.metadata().unwrap().len();
+    stage.touch();
+    stage.told();
+    assert!(idle.answer(SHORT).contains(" pin "));
+    idle.begin("hear I");
+    db.set_len(before).unwrap();
+    // One who reads a block that is not pinned, one who reads messages, one who answers, one who comes.
+    assert_eq!(stage.scene.inside.answer(SHORT), "errno 5");
+    assert_eq!(idle.answer(SHORT), "EOF");
+    assert_eq!(stage.bad.ask("say A 2 ack"), "errno 104");
+    assert_eq!(stage.bad.ask("hear A"), "EOF");
+    assert_eq!(stage.bad.ask("link B"), "linked");
+    assert_eq!(stage.bad.ask("say B 1 bye"), "errno 104");
+    assert_eq!(stage.bad.ask("hear B"), "EOF");
+    stage.scene.begin_read(3);
+    assert_eq!(stage.scene.inside.answer(SHORT), "errno 5");
+    assert_eq!(stage.scene.inside.stat("pinkill"), 0);
+    assert!(stage.scene.mount.said().contains("went back in time"));
+    drop((idle, stage.bad, stage.good, stage.other));
+    stage.scene.await_counts(0, 0, 0);
+    stage.scene.stop();
+}
+
+/// SIGQUIT has the server tell where it stands; SIGTERM ends it, also beside a client that answers nothing.
+fn nobody_waits_for_a_server_that_stops(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("stops", 60);
+    let mut stage = Stage::new(&rig, transport);
+    stage.watch("");
+    stage.touch();
+    stage.told();
+    kill(stage.scene.mount.pid(), Signal::SIGQUIT).unwrap();
+    let said = || stage.scene.mount.said();
+    assert!(
+        becomes_true(SHORT, || said().contains("PinnedBlk")),
+        "{}",
+        said()
+    );
+    assert!(said().contains("zring-signal: S"), "{}", said());
+    kill(stage.scene.mount.pid(), Signal::SIGTERM).unwrap();
+    assert_eq!(stage.scene.inside.answer(SHORT), "errno 5");
+    drop((stage.bad, stage.good, stage.other, stage.scene.inside));
+    let ended = stage.scene.mount.ended();
+    assert!(ended.status.is_some_and(|s| s.success()), "{ended}");
+}
+
 fn d10_opened_by_a_thread_that_ended(transport: Transport) {
     if !transport.is_there() {
         return;

@@ -1,0 +1,97 @@
+//! Control's place, which a worker takes for some microseconds.
+//!
+//! A worker that has something to tell of `head/watch` mostly finds control asleep. To wake another thread takes longer than what there
+//! is to do; so the worker does it itself: pins that a READ needs, and answers to them. What may take longer, or needs the database, is
+//! left to control, and everything behind it: messages are handled in the order in which they came, whoever does it.
+//!
+//! A worker never waits for the place: when somebody has it, control is woken. Control may wait for a worker that has it.
+
+use super::super::shared::{ToControl, ToWorker};
+use super::Work;
+use crate::base::limit;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// See the module. Empty before control begins and after it ended.
+#[derive(Clone, Default)]
+pub struct Place(Arc<Mutex<Option<Box<Work>>>>);
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").finish_non_exhaustive()
+    }
+}
+
+impl Place {
+    /// Control begins.
+    pub(super) fn fill(&self, work: Work) {
+        *self.0.lock().expect("a panic aborts") = Some(Box::new(work));
+    }
+
+    /// Control ended.
+    pub(super) fn clear(&self) {
+        *self.0.lock().expect("a panic aborts") = None;
+    }
+
+    /// Control is in its place.
+    pub(super) fn with<T>(&self, turn: impl FnOnce(&mut Work) -> T) -> Option<T> {
+        self.0
+            .lock()
+            .expect("a panic aborts")
+            .as_deref_mut()
+            .map(turn)
+    }
+
+    /// A worker handles what lies there for control, if nobody is about to: what is for itself is put into `own`. False when control
+    /// has to be woken.
+    #[must_use]
+    pub fn stand_in(&self, worker: usize, own: &mut Vec<ToWorker>) -> bool {
+        let Ok(mut place) = self.0.try_lock() else {
+            return false;
+        };
+        place
+            .as_deref_mut()
+            .is_some_and(|work| work.stand_in(worker, own))
+    }
+}
+
+impl Work {
+    fn stand_in(&mut self, worker: usize, own: &mut Vec<ToWorker>) -> bool {
+        if !self.put_off.is_empty() || !self.unforced.is_empty() || self.has_failed() {
+            return false;
+        }
+        let now = Instant::now();
+        for _ in 0..limit::STAND_IN_MESSAGES {
+            let Ok(message) = self.control.inbox.try_recv() else {
+                return !self.links.has_waiting() && self.is_awake_for(now);
+            };
+            match message {
+                ToControl::OfLink(what) if self.links.is_brief(&what, &mut self.history) => {
+                    let shared = &self.control.shared;
+                    self.links.came_brief(what, &mut self.history, shared, now);
+                    if !self.links.carry_out(shared, |caller, message| {
+                        if caller.worker == worker {
+                            own.push(message);
+                        } else if let Some(worker) = self.control.workers.get(caller.worker) {
+                            worker.send(message);
+                        }
+                    }) {
+                        self.must_end = true;
+                        return false;
+                    }
+                }
+                other => {
+                    self.put_off.push_back(other);
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether control wakes by itself before the next deadline.
+    fn is_awake_for(&self, now: Instant) -> bool {
+        let left = self.links.left(now);
+        left.is_none_or(|left| now + left >= self.sleeps_until)
+    }
+}
