@@ -18,6 +18,7 @@ use super::shared::{Mailbox, ToWorker};
 use crate::base::{NodeId, Unique};
 use crate::iso::Caller;
 use crate::kernel::client::Client;
+use crate::kernel::guard::Guard;
 use crate::kernel::mount::Connection;
 use crate::kernel::notify::tell;
 use crate::kernel::proc;
@@ -102,6 +103,7 @@ pub(super) struct Readers {
     waiters: FxHashMap<Caller, Waiter>,
     /// Clients that are being brought out. Two at a time of one process would let it go on for each other.
     under_way: Vec<(Arc<Client>, Arc<Way>)>,
+    guard: Arc<Guard>,
 }
 
 impl Readers {
@@ -160,10 +162,16 @@ impl Readers {
         let (client, worker) = (Arc::clone(client), worker.clone());
         let connection = Arc::clone(connection);
         let unique: Unique = caller.unique;
+        let guard = Arc::clone(&self.guard);
         let body = move || {
             let answer = || worker.send(ToWorker::WayOut(unique));
             let drop = || dropped(&connection, reader, &way);
-            take(&client, reader.tid, &way, answer, drop);
+            // Without a guard too: it would be killed for what is no fault of its.
+            guard.begin(client.pid());
+            match take(&client, reader.tid, &way, answer, drop) {
+                Left::GoingOn => guard.end(client.pid()),
+                Left::Stopped => guard.condemn(client.pid()),
+            }
         };
         let is_begun = proc::spawn("zring-wayout", body).is_ok();
         if !is_begun {
@@ -204,11 +212,24 @@ fn dropped(connection: &Arc<Connection>, reader: Reader, way: &Way) -> bool {
     }
 }
 
+/// How a client is left.
+enum Left {
+    GoingOn,
+    Stopped,
+}
+
 /// The steps above. One that would see the page, as it could not be dropped, stays stopped until its deadline.
-fn take(client: &Client, tid: u32, way: &Way, answer: impl FnOnce(), drop: impl FnOnce() -> bool) {
+fn take(
+    client: &Client,
+    tid: u32,
+    way: &Way,
+    answer: impl FnOnce(),
+    drop: impl FnOnce() -> bool,
+) -> Left {
     if client.stop_thread(tid).is_err() {
         way.be(Way::WAITING);
-        return way.over.store(true, Ordering::SeqCst);
+        way.over.store(true, Ordering::SeqCst);
+        return Left::GoingOn;
     }
     // The signal makes it run for a moment; and what happened since it was looked at may be that the fault is over.
     let asleep = (0..100).any(|_| {
@@ -227,13 +248,14 @@ fn take(client: &Client, tid: u32, way: &Way, answer: impl FnOnce(), drop: impl 
             proc::pause(Duration::from_micros(200));
         }
         if !drop() {
-            return;
+            return Left::Stopped;
         }
     } else {
         way.be(Way::WAITING);
     }
     let _ = client.go_on();
     way.over.store(true, Ordering::SeqCst);
+    Left::GoingOn
 }
 
 #[cfg(test)]
@@ -303,7 +325,8 @@ mod tests {
         for is_dropped in [true, false] {
             let mut answered = false;
             let way = Way::default();
-            take(&client, tid, &way, || answered = true, || is_dropped);
+            let left = take(&client, tid, &way, || answered = true, || is_dropped);
+            assert_eq!(matches!(left, Left::Stopped), answered && !is_dropped);
             assert_eq!(way.is(Way::ANSWERED), answered);
             // In this moment it may be in a system call after all; then nothing is done to it.
             let goes_on = is_dropped || !answered;

@@ -1,6 +1,11 @@
 //! The other commands, as far as they touch mounts or databases: version, demo, check, doctor, umount.
 
+use std::io::{Read, Write};
+use std::process::Stdio;
 use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::child::becomes_true;
 use crate::damage::refused;
@@ -114,4 +119,43 @@ fn umount_of_what_is_not_mounted() {
     let ended = rig.run(rig.zring().arg("umount").arg(&at), SHORT);
     assert_eq!(ended.code(), Some(3), "{ended}");
     refused(&ended);
+}
+
+/// What lets a client go on that a daemon stopped which ended: one that may, and one that must not.
+#[test]
+fn who_was_stopped_by_a_daemon_that_ends_is_not_left_so() {
+    let state = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .map_or('?', |(_, rest)| rest.chars().next().unwrap_or('?'))
+    };
+    let rig = Rig::new("guard", 60);
+    let mut guard = rig.zring();
+    guard.args(["look", "stopped"]);
+    guard.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut guard = guard.spawn().unwrap();
+    let (mut to, mut from) = (guard.stdin.take().unwrap(), guard.stdout.take().unwrap());
+    let mut sleepers = [(); 3].map(|()| rig.command("sleep").arg("60").spawn().unwrap());
+    let pids = [0, 1, 2].map(|i: usize| sleepers[i].id());
+    for pid in pids {
+        writeln!(to, "+ {pid}").unwrap();
+        from.read_exact(&mut [0]).unwrap();
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).unwrap();
+    }
+    assert!(becomes_true(SHORT, || pids
+        .iter()
+        .all(|&pid| state(pid) == 'T')));
+    writeln!(to, "! {}\n- {}", pids[1], pids[2]).unwrap();
+    drop(to);
+    assert!(guard.wait().unwrap().success());
+    assert!(
+        becomes_true(SHORT, || state(pids[0]) == 'S'),
+        "it is left stopped"
+    );
+    assert!(becomes_true(SHORT, || state(pids[1]) == 'Z'), "it goes on");
+    assert_eq!(state(pids[2]), 'T');
+    for sleeper in &mut sleepers {
+        let _ = sleeper.kill();
+        sleeper.wait().unwrap();
+    }
 }
