@@ -132,6 +132,9 @@ pub(super) enum Fault {
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) caller: Caller,
+    pub(super) oid: Oid,
+    /// Links of which it wants pins, or the end of their clients; some of them more than once.
+    pub(super) links: Vec<LinkId>,
     pub(super) left: usize,
     pub(super) failed: bool,
 }
@@ -223,9 +226,13 @@ impl Isolation {
             return Vec::new();
         };
         let (mut found, mut left) = (Vec::new(), ask.left);
-        for (&id, link) in &self.links {
-            let watches = link.watches.values();
-            let steps: usize = watches.map(|watch| watch.waits(number)).sum();
+        let links: BTreeSet<LinkId> = ask.links.iter().copied().collect();
+        for id in links {
+            let watch = self
+                .links
+                .get(&id)
+                .and_then(|link| link.watches.get(&ask.oid));
+            let steps = watch.map_or(0, |watch| watch.waits(number));
             if steps > 0 {
                 found.push(id);
                 left -= steps;
@@ -492,6 +499,7 @@ impl Isolation {
             size,
         };
         link.requests.push_back(request);
+        link.ahead = None;
         self.waiting.insert(id);
     }
 

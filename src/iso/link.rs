@@ -85,6 +85,8 @@ pub struct Link {
     pub watches: BTreeMap<Oid, Watch>,
     /// Requests not begun, in order.
     pub requests: VecDeque<Waiting>,
+    /// All of these lie ahead of head: the first of them is to be looked at then.
+    pub ahead: Option<Tid>,
     /// Pins to be answered.
     pub open: FxHashMap<Stream, Open>,
     /// Pins of watch requests that are told when others are answered.
@@ -113,6 +115,7 @@ impl Default for Link {
             outbox: Outbox::default(),
             watches: BTreeMap::new(),
             requests: VecDeque::new(),
+            ahead: None,
             open: FxHashMap::default(),
             unsent: VecDeque::new(),
             stuck: Vec::new(),
@@ -173,9 +176,17 @@ impl Link {
         new: bool,
         complete: &mut dyn FnMut(Oid) -> bool,
     ) -> Option<Waiting> {
+        if self.ahead.is_some_and(|at| at > shown) {
+            return None;
+        }
         let mut at = 0;
         let ready = loop {
-            let request = self.requests.get(at)?;
+            let Some(request) = self.requests.get(at) else {
+                // Whatever else they wait for, before that nothing of it matters.
+                let all = self.requests.iter().map(|request| request.at);
+                self.ahead = all.min().flatten().filter(|&at| at > shown);
+                return None;
+            };
             let may_begin = new || self.watches.contains_key(&request.oid);
             let can_tell = |tid| tid <= shown && may_begin && complete(request.oid);
             let is_ready = request.at.is_none_or(can_tell);

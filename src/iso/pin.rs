@@ -22,6 +22,8 @@ impl Isolation {
         self.asked += 1;
         let ask = Ask {
             caller,
+            oid,
+            links: Vec::new(),
             // One for the look itself, so that it does not end before it.
             left: 1,
             failed: false,
@@ -62,7 +64,7 @@ impl Isolation {
             State::Up => {}
             State::Dying(_) => {
                 link.stuck.push(ask);
-                return self.wait(ask);
+                return self.wait(ask, id);
             }
             State::Ended => return,
         }
@@ -76,7 +78,7 @@ impl Isolation {
             return;
         }
         // First: a client that lets too much lie may be gone before it was told.
-        self.wait(ask);
+        self.wait(ask, id);
         if wanted == Wanted::Now {
             self.send(id, oid, blk, outside, now);
         }
@@ -101,9 +103,12 @@ impl Isolation {
         }
     }
 
-    fn wait(&mut self, ask: u64) {
+    fn wait(&mut self, ask: u64, id: LinkId) {
         if let Some(ask) = self.asks.get_mut(&ask) {
             ask.left += 1;
+            if ask.links.last() != Some(&id) {
+                ask.links.push(id);
+            }
         }
     }
 
