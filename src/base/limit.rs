@@ -143,8 +143,9 @@ pub const SIZES_KNOWN_MAX: usize = 4096;
 pub const HISTORY_CHANGES_MAX: usize = 8 << 20;
 /// Transactions that a reader of `.wcfs/debug/zhead` may be behind, 8 bytes each; beyond it is detached.
 pub const ZHEAD_LINES_MAX: usize = 100_000;
-/// How long an advance waits for the kernel's pages, which it gives without waiting for anything.
-pub const KEEP_DEADLINE_MS: u64 = 50;
+/// How long an advance waits for the kernel's pages, which it gives without waiting for anything: a worker that has to copy them may be kept
+/// from its CPU for as long.
+pub const KEEP_DEADLINE_MS: u64 = 250;
 /// How long an advance waits until the kernel knows how long files are.
 pub const SIZES_DEADLINE_MS: u64 = 1000;
 

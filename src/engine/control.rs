@@ -583,7 +583,10 @@ impl Work {
     /// All pages came, or it took too long.
     fn kept(&mut self) {
         let shared = &self.control.shared;
-        for (place, pieces) in self.retrieval.end() {
+        let (whole, late) = self.retrieval.end();
+        shared.kept_late.fetch_add(late as u64, Ordering::Relaxed);
+        for (place, pieces) in whole {
+            shared.kept_blocks.fetch_add(1, Ordering::Relaxed);
             let mut kept = shared.kept.lock().expect("a panic aborts");
             kept.put(place, pieces);
             // The kernel knows the file, somebody may have it open: no OPEN will come for it.

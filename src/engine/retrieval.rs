@@ -12,6 +12,7 @@ use crate::tail::Seen;
 use crate::wire::fuse::notify::{Head, RetrieveId, RetrieveLen};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Bytes of one RETRIEVE: half a payload, so that two fit a block of 1 MiB less its page evenly.
@@ -107,18 +108,19 @@ impl Retrieval {
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// What is whole and right; the rest is given up.
-    pub(super) fn end(&mut self) -> Vec<(Place, Vec<Piece>)> {
+    /// What is whole and right; the rest is given up. And of how many blocks not all came in time.
+    pub(super) fn end(&mut self) -> (Vec<(Place, Vec<Piece>)>, usize) {
         self.deadline = None;
-        let missing: Vec<usize> = self.open.drain().map(|(_, (at, ..))| at).collect();
-        for at in missing {
+        let missing: BTreeSet<usize> = self.open.drain().map(|(_, (at, ..))| at).collect();
+        for &at in &missing {
             self.blocks[at].whole = false;
         }
         let blocks = self
             .blocks
             .drain(..)
             .filter(|block| block.whole && block.is_right());
-        blocks.map(|block| (block.place, block.pieces)).collect()
+        let kept = blocks.map(|block| (block.place, block.pieces)).collect();
+        (kept, missing.len())
     }
 }
 
@@ -166,7 +168,7 @@ mod tests {
         for (id, off, data) in answers {
             retrieval.came(RetrieveId(*id), *off, data.clone());
         }
-        retrieval.end().len()
+        retrieval.end().0.len()
     }
 
     /// D2: whatever the kernel gives back, only what it was given is kept.

@@ -88,6 +88,10 @@ pub struct Shared {
     pub zhead: Zhead,
     /// What is watched.
     pub isolation: LinkCounts,
+    /// Blocks of which the pages were kept so far.
+    pub kept_blocks: AtomicU64,
+    /// Blocks of which the kernel did not give them back in time.
+    pub kept_late: AtomicU64,
     /// Clients brought out of waiting for themselves so far.
     pub ways_out: AtomicU64,
     /// Files that became shorter so far.
@@ -223,6 +227,8 @@ impl Shared {
             debug: setup.debug,
             zhead: Zhead::default(),
             isolation: LinkCounts::default(),
+            kept_blocks: AtomicU64::new(0),
+            kept_late: AtomicU64::new(0),
             ways_out: AtomicU64::new(0),
             shortened: AtomicU64::new(0),
             sizes_untold: AtomicU64::new(0),
@@ -383,6 +389,8 @@ impl Shared {
             ("shorter", self.shortened.load(Ordering::Relaxed)),
             ("size_untold", self.sizes_untold.load(Ordering::Relaxed)),
             ("decode_rejected", self.sum(|c| &c.rejected)),
+            ("keep", self.kept_blocks.load(Ordering::Relaxed)),
+            ("keep_late", self.kept_late.load(Ordering::Relaxed)),
         ];
         // Of a server alone: 0 frozen, 1 catching up, 2 serving; and how often it was connected to.
         let upstream = self.upstream.iter().flat_map(|link| {

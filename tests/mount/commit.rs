@@ -151,7 +151,12 @@ impl<'r> Scene<'r> {
         self.inside.ask(&format!("hold {path}"));
         let found = self.cached(file, &path);
         let place = usize::try_from(blk).unwrap();
-        assert_eq!(found[place], Some(true), "block {blk} of {path}: {found:?}");
+        let late = self.inside.stat("keep_late");
+        assert_eq!(
+            found[place],
+            Some(true),
+            "block {blk} of {path}: {found:?}; {late} blocks came too late"
+        );
         let spent = |inside: &mut Visitor| (inside.stat("load"), inside.stat("fuse_read"));
         let (a, b) = (spent(&mut self.inside), spent(&mut self.inside));
         let question = format!("stamps {path} {} {blksize}", blk * blksize);
