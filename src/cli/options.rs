@@ -100,6 +100,17 @@ const KEYS: [&str; 12] = [
     "noexec",
 ];
 
+/// What `max_record` may be.
+pub(super) const MAX_RECORD: &str = "a size from 4k to 1G";
+
+/// Bytes that the largest record may have.
+pub(super) fn max_record(text: &str) -> Option<usize> {
+    let n = usize::try_from(args::size(text)?).ok()?;
+    (4096..=limit::RECORD_BYTES_CEILING)
+        .contains(&n)
+        .then_some(n)
+}
+
 impl Options {
     /// Adds the options of one `-o`. mount(8) always passes `rw` to its helpers unless told `ro`.
     pub(super) fn add(&mut self, list: &str, from_mount: bool) -> Result<(), OptionError> {
@@ -138,9 +149,9 @@ impl Options {
                 Some(kb) => self.read_ahead_kb = Some(kb),
                 None => return refuse("read_ahead", "a size such as 128k or 2M"),
             },
-            "max_record" => match args::size(value).and_then(|n| usize::try_from(n).ok()) {
-                Some(n) if (4096..=limit::RECORD_BYTES_CEILING).contains(&n) => self.max_record = n,
-                _ => return refuse("max_record", "a size from 4k to 1G"),
+            "max_record" => match max_record(value) {
+                Some(n) => self.max_record = n,
+                None => return refuse("max_record", MAX_RECORD),
             },
             "pintimeout" => match args::duration(value) {
                 Ok(d) if d >= PINTIMEOUT_MIN => self.rules.timeout = d,
