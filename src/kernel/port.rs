@@ -386,7 +386,7 @@ impl Port {
 
     /// Starts a read of the database; its end is an event with `token`.
     pub fn read_file(&mut self, token: u32, file: &Arc<File>, pos: u64, buf: ReadBuf) {
-        if let Waiter::Poll(loads) = &self.waiter {
+        if let Waiter::Poll(loads) = &mut self.waiter {
             loads.start(token, Arc::clone(file), pos, buf);
             return;
         }
