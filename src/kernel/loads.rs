@@ -169,7 +169,11 @@ mod tests {
                 loads.start(token, Arc::clone(&file), 0, ReadBuf::new(vec![0; 4], 4));
             }
         }
-        assert_eq!(taken.len(), 2 * IN_POOL_MAX, "one does not fill it for the other");
+        assert_eq!(
+            taken.len(),
+            2 * IN_POOL_MAX,
+            "one does not fill it for the other"
+        );
         let thread = super::super::proc::spawn("zring-load", move || work(&taken)).unwrap();
         let began = Instant::now();
         let mut next = [0; 2];

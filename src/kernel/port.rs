@@ -411,12 +411,10 @@ impl Port {
             unreachable!("reads of a ring")
         };
         let pos = read.pos + read.got as u64;
-        ring.push_read(
-            read.file.as_fd(),
-            pos,
-            &mut read.buf[read.got..],
-            READ | u64::from(index),
-        );
+        let data = READ | u64::from(index);
+        // SAFETY: the buffer is on the heap, and with the file in the slab until the read has completed; what is in flight at the
+        // end is leaked (`drop`).
+        unsafe { ring.push_read(read.file.as_fd(), pos, &mut read.buf[read.got..], data) };
         self.reads[index as usize] = Some(read);
     }
 }
