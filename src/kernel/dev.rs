@@ -24,6 +24,8 @@ use std::os::unix::fs::OpenOptionsExt;
 /// The kernel wants room for a header and the largest WRITE.
 const REQUEST_LEN_MAX: usize = limit::PAYLOAD_BYTES + 4096;
 
+/// Messages that there are from the start.
+const SPARE: usize = 4;
 /// How often a reply is written that the kernel has no memory for.
 const REPLY_TRIES: usize = 100;
 
@@ -111,20 +113,23 @@ pub enum Received {
     Request(Held),
     /// Nothing now.
     Empty,
-    /// As many requests are parked as may be.
+    /// As many requests are parked as may be, or there is no memory for another one: not now.
     Full,
     /// Unmounted or aborted.
     Gone,
 }
 
 impl Dev {
-    /// Takes a non-blocking descriptor.
+    /// Takes a non-blocking descriptor. Some messages are there from the start: whatever memory there is later, something is heard.
     pub fn new(file: File) -> Self {
-        Self {
+        let mut this = Self {
             file,
             messages: Vec::new(),
             free: Vec::new(),
-        }
+        };
+        let spare: Vec<_> = (0..SPARE).map_while(|_| this.take_free()).collect();
+        this.free.extend(spare);
+        this
     }
 
     /// The descriptor, for polling.
@@ -137,7 +142,7 @@ impl Dev {
     /// # Errors
     /// An errno that this file does not explain.
     pub fn receive(&mut self) -> Result<Received, Errno> {
-        let Some(index) = self.take_free()? else {
+        let Some(index) = self.take_free() else {
             return Ok(Received::Full);
         };
         let message = &mut self.messages[index as usize];
@@ -160,23 +165,25 @@ impl Dev {
         Ok(received)
     }
 
-    fn take_free(&mut self) -> Result<Option<u32>, Errno> {
+    fn take_free(&mut self) -> Option<u32> {
         if let Some(index) = self.free.pop() {
-            return Ok(Some(index));
+            return Some(index);
         }
         if self.messages.len() == limit::MESSAGES_MAX {
-            return Ok(None);
+            return None;
         }
-        let map =
-            MmapMut::map_anon(REQUEST_LEN_MAX + limit::PAYLOAD_BYTES).map_err(|_| Errno::ENOMEM)?;
+        let map = MmapMut::map_anon(REQUEST_LEN_MAX + limit::PAYLOAD_BYTES).ok()?;
         self.messages.push(Message {
             map,
             len: 0,
             unique: Unique(0),
         });
-        Ok(Some(
-            u32::try_from(self.messages.len() - 1).expect("bounded by MESSAGES_MAX"),
-        ))
+        Some(u32::try_from(self.messages.len() - 1).expect("bounded by MESSAGES_MAX"))
+    }
+
+    /// Messages that are held.
+    pub(super) fn held(&self) -> usize {
+        self.messages.len() - self.free.len()
     }
 
     /// The parts of a held request; a message that cannot be cut has no rest.
