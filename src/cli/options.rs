@@ -247,6 +247,68 @@ mod tests {
         assert!(Options::default().add("rw,nosuid", true).is_ok());
     }
 
+    /// Lists that nobody wrote, `ZRING_FUZZ` of them: what is taken is within its bounds.
+    #[test]
+    fn any_list_is_taken_or_refused() {
+        let number = |name, or| std::env::var(name).map_or(or, |n| n.parse().expect("a number"));
+        let (count, mut state) = (number("ZRING_FUZZ", 20_000), number("ZRING_FUZZ_SEED", 1));
+        // splitmix64
+        let mut below = |n: usize| {
+            state = u64::wrapping_add(state, 0x9e37_79b9_7f4a_7c15);
+            let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            usize::try_from((z ^ z >> 31) % n as u64).expect("below n")
+        };
+        const VALUES: [&str; 20] = [
+            "=",
+            ",",
+            "+",
+            "1",
+            "64M",
+            "-1",
+            "1.5s",
+            "1e999s",
+            "NaNs",
+            "99999999999999999999G",
+            "all",
+            "group=",
+            "root",
+            "/",
+            "\n",
+            "\u{e9}",
+            "\0",
+            "auto",
+            "rw",
+            "x-",
+        ];
+        let mut taken = 0;
+        for _ in 0..count {
+            let mut list = String::new();
+            for _ in 0..1 + below(6) {
+                match below(3) {
+                    0 => list.push_str(VALUES[below(VALUES.len())]),
+                    1 => list.push(char::from(u8::try_from(below(128)).expect("a byte"))),
+                    _ => {
+                        list.push_str(KEYS[below(KEYS.len())]);
+                        list.push('=');
+                        list.push_str(VALUES[below(VALUES.len())]);
+                    }
+                }
+            }
+            let mut options = Options::default();
+            match options.add(&list, below(2) == 0) {
+                Ok(()) => {
+                    taken += 1;
+                    assert!((4096..=limit::RECORD_BYTES_CEILING).contains(&options.max_record));
+                    assert!(options.rules.timeout >= PINTIMEOUT_MIN, "{list}");
+                }
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+        println!("options: {taken} of {count} are taken");
+        assert!(taken > count / 100, "{taken}");
+    }
+
     #[test]
     fn a_refusal_says_what_would_do() {
         assert!(parse("rw").is_err_and(|e| e.contains("read-only")));
