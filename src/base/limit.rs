@@ -50,16 +50,33 @@ pub const TABLE_CACHE_BYTES: usize = 256 << 20;
 pub const BLOCK_CACHE_BYTES: usize = 16 << 20;
 
 /// Ring entries of one worker. A parked request costs its entry: 8192 parked READs of 128 KiB are 1 GiB at
-/// worst, and by then the kernel's own queue takes over without losing anything.
+/// worst. A worker that holds so many hears nothing more, not even the answers that they wait for: what is parked for long has bounds
+/// below, all of which may come to one worker.
 pub const QUEUE_ENTRIES_MAX: usize = 8192;
 /// Messages of `/dev/fuse` a worker holds; it stops reading when so many are parked.
-pub const MESSAGES_MAX: usize = 4096;
+pub const MESSAGES_MAX: usize = 8192;
+/// Opens of `head/watch`, and requests on it that a worker holds: each has a READ waiting for the next message. Users other than the
+/// mount's owner have half of it together.
+pub const LINKS_MAX: usize = 3584;
+/// Requests on `head/watch` of one such user that a worker holds, if its links are not configured to be more than half of that.
+pub const USER_WAITING: usize = 512;
+/// LOOKUPs of states to come, and reads of zhead, that a worker holds; such users have half of it together.
+pub const WAITING_MAX: usize = 256;
+/// Room of a worker that nothing parked takes: for answers to pins, INTERRUPT and FORGET.
+pub const RESERVED: usize = 256;
+/// Descriptors of the daemon that are not for clients of `head/watch`, of which each takes one.
+pub const FILES_RESERVED: usize = 192;
 /// Bytes of one READ, WRITE, STORE or RETRIEVE: what 256 pages hold.
 pub const PAYLOAD_BYTES: usize = 1 << 20;
 /// Asynchronous requests the kernel may have in flight: every buffered READ is one. Parked READs beyond it would keep
 /// all others in the kernel, so it is far above what a mount parks, and below [`MESSAGES_MAX`] and
-/// [`QUEUE_ENTRIES_MAX`], so that READs alone never use up a worker's room.
+/// [`QUEUE_ENTRIES_MAX`], so that READs never use up a worker's room.
 pub const BACKGROUND_MAX: u16 = 4000;
+
+const _: () = {
+    let parked = BACKGROUND_MAX as usize + LINKS_MAX + WAITING_MAX + RESERVED;
+    assert!(parked <= QUEUE_ENTRIES_MAX && parked <= MESSAGES_MAX);
+};
 
 /// Pickle: items held by tuples, lists and dicts of one record. A bucket entry needs four (oid, class, key,
 /// reference), so a full stack (2^20 values, 2^19 entries) needs 2^21.

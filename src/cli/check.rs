@@ -1,11 +1,12 @@
 //! `zring check`: verifies a database as zring sees it. Read-only, beside any writer.
 //!
 //! Every transaction and record front to back; with `--deep` also what records mean: objects of big files are decoded,
-//! and each big file's every block is put together as of the last transaction.
+//! and each big file's every block is checked as of the last transaction: as a READ of all of it would, but by what it consists of, as
+//! a damaged file may claim blocks of any size.
 
 use super::args::{Args, Usage};
 use super::progress::Progress;
-use super::reader::{self, Reader};
+use super::reader::{self, Database, Reader};
 use super::{Failure, Outcome};
 use crate::base::limit::RECORD_BYTES_MAX;
 use crate::base::{Oid, Tid};
@@ -17,22 +18,27 @@ use crate::store::remote::RemoteView;
 use crate::store::zeo::{self, Server};
 use crate::store::zurl::Zurl;
 use crate::zodb::need::Step;
-use crate::zodb::object::decode;
-use crate::zodb::{Object, ZodbError, bigfile, btree, zblk};
+use crate::zodb::object::decode_within;
+use crate::zodb::{Entry, Object, ZodbError, bigfile, btree, zblk};
 use anyhow::anyhow;
 use lexopt::prelude::*;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-const HELP: &str = "zring check [--deep] ZURL
+const HELP: &str = "zring check [--deep] [--max-record SIZE] ZURL
 
-Verifies the database ZURL as zring sees it, without writing. --deep also decodes the objects of big files and puts
-every block together as of the last transaction.
+Verifies the database ZURL as zring sees it, without writing.
+
+  --deep             also decodes the objects of big files, and checks every block as of the last transaction
+  --max-record SIZE  largest object record accepted, as the option max_record of mounts [64M]
 ";
+
+/// Chunks of a block that are loaded at a time: what is in memory does not depend on how large a block claims to be.
+const CHUNKS: usize = 16;
 
 /// `zring check ...`
 pub(super) fn command(args: Args) -> Outcome {
-    let (mut deep, mut places) = (false, Vec::new());
+    let (mut deep, mut max, mut places) = (false, RECORD_BYTES_MAX, Vec::new());
     let mut args = args.parser();
     let wrong = |error| Usage::Argument(error, "check");
     while let Some(arg) = args.next().map_err(wrong)? {
@@ -42,6 +48,7 @@ pub(super) fn command(args: Args) -> Outcome {
                 return Ok(());
             }
             Long("deep") => deep = true,
+            Long("max-record") => max = reader::max_record(&mut args).map_err(wrong)?,
             Value(value) => places.push(value.to_string_lossy().into_owned()),
             _ => return Err(wrong(arg.unexpected()).into()),
         }
@@ -55,12 +62,13 @@ pub(super) fn command(args: Args) -> Outcome {
     };
     let path = match reader::parse(zurl)? {
         Zurl::File(path) => path,
-        Zurl::Zeo(server) => return of_server(&server, deep),
-        Zurl::Rel(rel) => return of_rel(&rel, deep),
+        Zurl::Zeo(server) => return of_server(&server, max, deep),
+        Zurl::Rel(rel) => return of_rel(&rel, max, deep),
     };
-    let mut wrong = records(&path, deep)?;
+    let opts = FileOpts { max_record: max };
+    let mut wrong = records(&path, opts, deep)?;
     if deep {
-        wrong += files(&path)?;
+        wrong += files(&path, opts)?;
     }
     match wrong {
         0 => Ok(()),
@@ -69,8 +77,8 @@ pub(super) fn command(args: Args) -> Outcome {
 }
 
 /// Whether a server serves: its records are its own business.
-fn of_server(server: &Server, deep: bool) -> Outcome {
-    let (store, view) = zeo::open(server, RECORD_BYTES_MAX, None)?;
+fn of_server(server: &Server, max: usize, deep: bool) -> Outcome {
+    let (store, view) = zeo::open(server, max, None)?;
     let root = root(&view).map_err(|error| error.context(server.address.to_string()))?;
     drop(store);
     let (address, storage, at) = (&server.address, &server.storage, view.at());
@@ -83,8 +91,8 @@ fn of_server(server: &Server, deep: bool) -> Outcome {
 }
 
 /// Whether a database of RelStorage can be read.
-fn of_rel(rel: &Rel, deep: bool) -> Outcome {
-    let (store, view) = rel::open(rel, RECORD_BYTES_MAX, None)?;
+fn of_rel(rel: &Rel, max: usize, deep: bool) -> Outcome {
+    let (store, view) = rel::open(rel, max, None)?;
     let root = root(&view).map_err(|error| error.context(rel.to_string()))?;
     drop(store);
     println!("{rel} is there: last transaction {}, {root}", view.at());
@@ -106,20 +114,18 @@ fn root(view: &RemoteView) -> anyhow::Result<String> {
 }
 
 /// All transactions and records; returns how many things are wrong.
-fn records(path: &Path, deep: bool) -> Result<u64, Failure> {
+fn records(path: &Path, opts: FileOpts, deep: bool) -> Result<u64, Failure> {
     let mut bar = Progress::new("checking");
     let mut undecoded = 0u64;
     let mut object = |oid: Oid, tid: Tid, data: bytes::Bytes| {
-        if let Err(error) = decode(data) {
+        if let Err(error) = decode_within(data, opts.max_record) {
             undecoded += 1;
             println!("object {oid} @{tid}: {error}");
         }
     };
     let object: Option<&mut crate::store::file::OnObject<'_>> =
         if deep { Some(&mut object) } else { None };
-    let report = verify(path, &FileOpts::default(), object, &mut |done, all| {
-        bar.show(done, all)
-    })?;
+    let report = verify(path, &opts, object, &mut |done, all| bar.show(done, all))?;
     drop(bar);
     for finding in &report.findings {
         println!("position {}: {}", finding.pos, finding.what);
@@ -140,19 +146,21 @@ fn records(path: &Path, deep: bool) -> Result<u64, Failure> {
 }
 
 /// Every block of every big file as of the last transaction; returns how many files are wrong.
-fn files(path: &Path) -> Result<u64, Failure> {
-    let (_, view) = FileStore::open(path, &FileOpts::default(), &mut |_, _| {})?;
+fn files(path: &Path, opts: FileOpts) -> Result<u64, Failure> {
+    let (_, view) = FileStore::open(path, &opts, &mut |_, _| {})?;
+    let (at, max) = (view.at(), opts.max_record);
     let view = AnyView::File(view);
+    let base = Database { view, max };
     let mut names = BTreeSet::new();
     let mut note = |oid: Oid, _: Tid, data: bytes::Bytes| {
-        if matches!(decode(data), Ok(Object::BigFile(_))) {
+        if matches!(decode_within(data, max), Ok(Object::BigFile(_))) {
             names.insert(oid);
         }
     };
-    verify(path, &FileOpts::default(), Some(&mut note), &mut |_, _| {})?;
+    verify(path, &opts, Some(&mut note), &mut |_, _| {})?;
     let (mut wrong, mut blocks) = (0, 0);
     for &oid in &names {
-        match blocks_of(&mut Reader::new(&view, view.at()), oid) {
+        match blocks_of(&mut base.reader(at), oid) {
             Ok(n) => blocks += n,
             Err(ZodbError::Deleted { .. }) => {}
             Err(error) => {
@@ -161,7 +169,7 @@ fn files(path: &Path) -> Result<u64, Failure> {
             }
         }
     }
-    println!("{} big files, {blocks} blocks put together", names.len());
+    println!("{} big files, {blocks} blocks checked", names.len());
     Ok(wrong)
 }
 
@@ -177,9 +185,15 @@ fn blocks_of(reader: &mut Reader<'_>, oid: Oid) -> Result<u64, ZodbError> {
             Ok(Step::Done(()))
         })
     })?;
-    let mut out = vec![0; usize::try_from(file.blksize.0).unwrap_or(usize::MAX)];
-    for entry in &entries {
-        reader.run(|ask| zblk::fill(ask, entry.oid, file.blksize, 0, &mut out))?;
+    let (blksize, mut chunks) = (file.blksize, Vec::new());
+    for &Entry { oid, .. } in &entries {
+        reader.run(|ask| zblk::chunks(ask, oid, blksize, &mut chunks))?;
+        // Each time the last of those before is among them, so that it is seen where that one ends.
+        for first in (0..chunks.len()).step_by(CHUNKS - 1) {
+            let some = &chunks[first..chunks.len().min(first + CHUNKS)];
+            reader.run(|ask| zblk::check(ask, oid, blksize, some))?;
+            reader.drop_data();
+        }
         reader.drop_data();
     }
     Ok(entries.len() as u64)

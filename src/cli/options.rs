@@ -100,6 +100,17 @@ const KEYS: [&str; 12] = [
     "noexec",
 ];
 
+/// What `max_record` may be.
+pub(super) const MAX_RECORD: &str = "a size from 4k to 1G";
+
+/// Bytes that the largest record may have.
+pub(super) fn max_record(text: &str) -> Option<usize> {
+    let n = usize::try_from(args::size(text)?).ok()?;
+    (4096..=limit::RECORD_BYTES_CEILING)
+        .contains(&n)
+        .then_some(n)
+}
+
 impl Options {
     /// Adds the options of one `-o`. mount(8) always passes `rw` to its helpers unless told `ro`.
     pub(super) fn add(&mut self, list: &str, from_mount: bool) -> Result<(), OptionError> {
@@ -138,9 +149,9 @@ impl Options {
                 Some(kb) => self.read_ahead_kb = Some(kb),
                 None => return refuse("read_ahead", "a size such as 128k or 2M"),
             },
-            "max_record" => match args::size(value).and_then(|n| usize::try_from(n).ok()) {
-                Some(n) if (4096..=limit::RECORD_BYTES_CEILING).contains(&n) => self.max_record = n,
-                _ => return refuse("max_record", "a size from 4k to 1G"),
+            "max_record" => match max_record(value) {
+                Some(n) => self.max_record = n,
+                None => return refuse("max_record", MAX_RECORD),
             },
             "pintimeout" => match args::duration(value) {
                 Ok(d) if d >= PINTIMEOUT_MIN => self.rules.timeout = d,
@@ -234,6 +245,68 @@ mod tests {
         assert_eq!(options.transport, Choice::Force(TransportKind::Dev));
         assert!(options.flags.noexec && options.max_record == 1 << 20);
         assert!(Options::default().add("rw,nosuid", true).is_ok());
+    }
+
+    /// Lists that nobody wrote, `ZRING_FUZZ` of them: what is taken is within its bounds.
+    #[test]
+    fn any_list_is_taken_or_refused() {
+        let number = |name, or| std::env::var(name).map_or(or, |n| n.parse().expect("a number"));
+        let (count, mut state) = (number("ZRING_FUZZ", 20_000), number("ZRING_FUZZ_SEED", 1));
+        // splitmix64
+        let mut below = |n: usize| {
+            state = u64::wrapping_add(state, 0x9e37_79b9_7f4a_7c15);
+            let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            usize::try_from((z ^ z >> 31) % n as u64).expect("below n")
+        };
+        const VALUES: [&str; 20] = [
+            "=",
+            ",",
+            "+",
+            "1",
+            "64M",
+            "-1",
+            "1.5s",
+            "1e999s",
+            "NaNs",
+            "99999999999999999999G",
+            "all",
+            "group=",
+            "root",
+            "/",
+            "\n",
+            "\u{e9}",
+            "\0",
+            "auto",
+            "rw",
+            "x-",
+        ];
+        let mut taken = 0;
+        for _ in 0..count {
+            let mut list = String::new();
+            for _ in 0..1 + below(6) {
+                match below(3) {
+                    0 => list.push_str(VALUES[below(VALUES.len())]),
+                    1 => list.push(char::from(u8::try_from(below(128)).expect("a byte"))),
+                    _ => {
+                        list.push_str(KEYS[below(KEYS.len())]);
+                        list.push('=');
+                        list.push_str(VALUES[below(VALUES.len())]);
+                    }
+                }
+            }
+            let mut options = Options::default();
+            match options.add(&list, below(2) == 0) {
+                Ok(()) => {
+                    taken += 1;
+                    assert!((4096..=limit::RECORD_BYTES_CEILING).contains(&options.max_record));
+                    assert!(options.rules.timeout >= PINTIMEOUT_MIN, "{list}");
+                }
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+        println!("options: {taken} of {count} are taken");
+        assert!(taken > count / 100, "{taken}");
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Objects for commands that look into a database: loaded one after the other, blocking. Nobody waits for them.
 
-use super::Failure;
-use crate::base::limit::RECORD_BYTES_MAX;
+use super::{Failure, args, options};
 use crate::base::{Oid, Rev, Tid};
 use crate::fs::cache::{AtHand, Cache, Kept, Own};
 use crate::store::any::{AnyStore, AnyView};
 use crate::store::zurl::Zurl;
 use crate::store::{LoadError, Loaded};
 use crate::zodb::need::{Absent, Ask, Step};
-use crate::zodb::object::decode;
+use crate::zodb::object::decode_within;
 use crate::zodb::{Object, ZodbError};
+use lexopt::ValueExt;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -18,26 +18,43 @@ pub(super) fn parse(zurl: &str) -> Result<Zurl, Failure> {
     Zurl::parse(zurl).map_err(|e| Failure::new(2, e))
 }
 
-/// The database that an address names, as of its last transaction.
-pub(super) fn open(zurl: &Zurl) -> Result<AnyView, Failure> {
-    let (_, view) = AnyStore::open(zurl, RECORD_BYTES_MAX, None, &mut |_, _| {})?;
-    Ok(view)
+/// What `--max-record` is given.
+pub(super) fn max_record(args: &mut args::Parser) -> Result<usize, lexopt::Error> {
+    let value = args.value()?;
+    value.parse_with(|text| options::max_record(text).ok_or(options::MAX_RECORD))
+}
+
+/// The database that an address names, as of its last transaction; records have up to `max` bytes.
+pub(super) fn open(zurl: &Zurl, max: usize) -> Result<Database, Failure> {
+    let (_, view) = AnyStore::open(zurl, max, None, &mut |_, _| {})?;
+    Ok(Database { view, max })
+}
+
+/// A database, and how many bytes a record of it may have.
+pub(super) struct Database {
+    pub(super) view: AnyView,
+    pub(super) max: usize,
+}
+
+impl Database {
+    /// As of `at`, which must not be above the view.
+    pub(super) fn reader(&self, at: Tid) -> Reader<'_> {
+        Reader {
+            base: self,
+            at,
+            own: Own::default(),
+        }
+    }
 }
 
 /// Answers questions about a database as of one transaction.
 pub(super) struct Reader<'a> {
-    view: &'a AnyView,
+    base: &'a Database,
     at: Tid,
     own: Own<()>,
 }
 
-impl<'a> Reader<'a> {
-    /// As of `at`, which must not be above the view.
-    pub(super) fn new(view: &'a AnyView, at: Tid) -> Self {
-        let own = Own::default();
-        Self { view, at, own }
-    }
-
+impl Reader<'_> {
     /// Loads until a question is answered.
     pub(super) fn run<T>(
         &mut self,
@@ -57,8 +74,8 @@ impl<'a> Reader<'a> {
             }
             let at = self.at;
             let need = need.into_iter().map(|oid| (oid, at));
-            for (oid, _, loaded) in self.view.load_many(need) {
-                self.own.insert(oid, kept(oid, loaded));
+            for (oid, _, loaded) in self.base.view.load_many(need) {
+                self.own.insert(oid, kept(oid, loaded, self.base.max));
             }
         }
     }
@@ -92,13 +109,13 @@ impl<'a> Reader<'a> {
     }
 
     fn load(&self, oid: Oid) -> Kept<()> {
-        kept(oid, self.view.load(oid, self.at))
+        kept(oid, self.base.view.load(oid, self.at), self.base.max)
     }
 }
 
-fn kept(oid: Oid, loaded: Result<Loaded, LoadError>) -> Kept<()> {
+fn kept(oid: Oid, loaded: Result<Loaded, LoadError>, max: usize) -> Kept<()> {
     match loaded {
-        Ok(loaded) => match decode(loaded.data) {
+        Ok(loaded) => match decode_within(loaded.data, max) {
             Ok(object) => Kept::Object(Arc::new(object), loaded.serial),
             Err(error) => Kept::Broken(error),
         },

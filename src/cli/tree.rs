@@ -11,8 +11,9 @@
 //! ```
 
 use super::args::{Args, Usage};
-use super::reader::{self, Reader};
+use super::reader::{self, Database, Reader};
 use super::{Failure, Outcome};
+use crate::base::limit::RECORD_BYTES_MAX;
 use crate::base::{Oid, Tid};
 use crate::store::any::AnyView;
 use crate::zodb::btree::{Coverage, TreeRef};
@@ -32,14 +33,16 @@ Shows the block table of big file OID (or tree OID, or the chunk table of block 
 TID: level by level, levels apart by `/`, nodes by `-`. T is an inner node with its separators, B a leaf with its keys
 and the oids they lead to.
 
-  --at TID          as of this transaction
-  --dot             as a graph for graphviz: zring tree ... --dot | dot -Tsvg
-  --diff TID1 TID2  nodes and blocks that differ between two transactions
+  --at TID           as of this transaction
+  --dot              as a graph for graphviz: zring tree ... --dot | dot -Tsvg
+  --diff TID1 TID2   nodes and blocks that differ between two transactions
+  --max-record SIZE  largest object record accepted, as the option max_record of mounts [64M]
 ";
 
 /// `zring tree ...`
 pub(super) fn command(args: Args) -> Outcome {
     let (mut dot, mut at, mut diff, mut places) = (false, None, None, Vec::new());
+    let mut max = RECORD_BYTES_MAX;
     let mut args = args.parser();
     let wrong = |error| Usage::Argument(error, "tree");
     while let Some(arg) = args.next().map_err(wrong)? {
@@ -49,6 +52,7 @@ pub(super) fn command(args: Args) -> Outcome {
                 return Ok(());
             }
             Long("dot") => dot = true,
+            Long("max-record") => max = reader::max_record(&mut args).map_err(wrong)?,
             Long("at") => at = Some(tid(&mut args).map_err(wrong)?),
             Long("diff") => {
                 let first = tid(&mut args).map_err(wrong)?;
@@ -64,16 +68,16 @@ pub(super) fn command(args: Args) -> Outcome {
     };
     let oid = Oid::parse(oid.to_string_lossy().as_bytes());
     let oid = oid.ok_or_else(|| Failure::new(2, anyhow!("an oid has 16 hex digits")))?;
-    let view = reader::open(&reader::parse(&zurl.to_string_lossy())?)?;
+    let base = reader::open(&reader::parse(&zurl.to_string_lossy())?, max)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match diff {
         Some((one, two)) => {
-            let (old, new) = (within(&view, one)?, within(&view, two)?);
-            difference(&mut out, &view, oid, (old.min(new), old.max(new)))
+            let (old, new) = (within(&base, one)?, within(&base, two)?);
+            difference(&mut out, &base, oid, (old.min(new), old.max(new)))
         }
         None => {
-            let at = within(&view, at.unwrap_or(view.at()))?;
-            let topology = topology(&view, oid, at)?;
+            let at = within(&base, at.unwrap_or(base.view.at()))?;
+            let topology = topology(&base, oid, at)?;
             let written = if dot {
                 graph(&mut out, &topology)
             } else {
@@ -98,9 +102,10 @@ fn tid(args: &mut lexopt::Parser) -> Result<Tid, lexopt::Error> {
         .parse_with(|text| Tid::parse(text.as_bytes()).ok_or("a tid has 16 hex digits"))
 }
 
-fn within(view: &AnyView, at: Tid) -> Result<Tid, Failure> {
-    if at > view.at() {
-        return Err(anyhow!("{at} is beyond the last transaction, {}", view.at()).into());
+fn within(base: &Database, at: Tid) -> Result<Tid, Failure> {
+    let last = base.view.at();
+    if at > last {
+        return Err(anyhow!("{at} is beyond the last transaction, {last}").into());
     }
     Ok(at)
 }
@@ -126,8 +131,8 @@ fn grow(reader: &mut Reader<'_>, tree: TreeRef) -> Result<Topology, ZodbError> {
     reader.run(|ask| growing.step(ask))
 }
 
-fn topology(view: &AnyView, oid: Oid, at: Tid) -> Result<Topology, Failure> {
-    let mut reader = Reader::new(view, at);
+fn topology(base: &Database, oid: Oid, at: Tid) -> Result<Topology, Failure> {
+    let mut reader = base.reader(at);
     let tree = tree_of(&mut reader, oid)
         .with_context(|| format!("{oid} @{at} is no big file, tree or block in chunks"))?;
     Ok(grow(&mut reader, tree)?)
@@ -157,11 +162,11 @@ fn graph(out: &mut impl Write, topology: &Topology) -> io::Result<()> {
 
 fn difference(
     out: &mut impl Write,
-    view: &AnyView,
+    base: &Database,
     oid: Oid,
     (old_at, new_at): (Tid, Tid),
 ) -> Outcome {
-    let (mut old, mut new) = (Reader::new(view, old_at), Reader::new(view, new_at));
+    let (mut old, mut new) = (base.reader(old_at), base.reader(new_at));
     let trees = (tree_of(&mut old, oid), tree_of(&mut new, oid));
     if trees == (None, None) {
         return Err(anyhow!("{oid} is no big file, tree or block in chunks, neither time").into());
@@ -173,7 +178,7 @@ fn difference(
     let was = whole(&mut old, trees.0)?;
     let is = whole(&mut new, trees.1)?;
     // Of a file, what its transactions say; of a server, what made each object.
-    let changed = match view {
+    let changed = match &base.view {
         AnyView::File(view) => {
             let mut changed = HashSet::new();
             for past in view.history(old_at, new_at) {

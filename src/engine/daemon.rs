@@ -128,6 +128,7 @@ pub fn run(
     progress: &mut Progress<'_>,
     ready: impl FnOnce(Serving),
 ) -> Result<(), DaemonError> {
+    let files = proc::raise_files();
     let control_waker = Waker::new().map_err(DaemonError::Resources)?;
     let for_news = Some(control_waker.clone());
     let (store, view) = AnyStore::open(&options.database, options.max_record, for_news, progress)?;
@@ -163,6 +164,7 @@ pub fn run(
             pintimeout: format!("{:.1}", options.rules.timeout.as_secs_f64()),
             owner: owner(options),
             user_links: options.rules.others.links,
+            files,
             max_record: options.max_record,
             debug: options.debug,
             trace: options.trace,

@@ -378,8 +378,9 @@ impl LinkTable {
                 Action::Gone(link) => {
                     self.threads.remove(&link);
                     let client = self.clients.remove(&link);
-                    if let Some(client) = client.filter(|c| !shared.owner.is_trusted(c.uid)) {
-                        shared.link_gone(Uid(client.uid));
+                    if let Some(Client { uid, .. }) = client.as_deref() {
+                        let is_other = !shared.owner.is_trusted(*uid);
+                        shared.links.gone(is_other.then_some(Uid(*uid)));
                     }
                 }
                 Action::Fail => good = false,

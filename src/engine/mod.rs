@@ -23,6 +23,7 @@ mod loading;
 pub mod log;
 mod names;
 pub mod notifier;
+pub mod opens;
 pub mod presence;
 pub mod probe;
 mod quit;

@@ -80,11 +80,29 @@ impl FileService {
         })
     }
 
+    /// Whether one more may wait here for a transaction.
+    fn may_wait(&self, port: &Port, held: &Held) -> bool {
+        let is_other = |held: &Held| {
+            let request = port.request(held);
+            request.is_ok_and(|request| self.other(request.uid).is_some())
+        };
+        let all = || {
+            let future = self.future.iter().map(|(.., held)| held);
+            future.chain(self.zhead_reads.iter().map(|(.., held)| held))
+        };
+        all().count() < limit::WAITING_MAX
+            && (!is_other(held)
+                || all().filter(|held| is_other(held)).count() < limit::WAITING_MAX / 2)
+    }
+
     /// Waits for head to reach `tid`: the one LOOKUP that waits.
     fn park_future(&mut self, port: &mut Port, held: Held, unique: Unique, tid: Tid) {
         if let Some(at) = self.interrupted.iter().position(|&u| u == unique) {
             self.interrupted.remove(at);
             return self.reply(port, held, Err(libc::EINTR));
+        }
+        if !self.may_wait(port, &held) {
+            return self.reply(port, held, Err(libc::EAGAIN));
         }
         self.future.push((tid, unique, held));
         self.came_to_wait(unique);
@@ -223,6 +241,9 @@ impl FileService {
         if let Some(at) = self.interrupted.iter().position(|&u| u == unique) {
             self.interrupted.remove(at);
             return self.reply(port, held, Err(libc::EINTR));
+        }
+        if !self.may_wait(port, &held) {
+            return self.reply(port, held, Err(libc::EAGAIN));
         }
         self.zhead_reads.push((fh, unique, held));
         self.came_to_wait(unique);

@@ -24,6 +24,7 @@
 use super::links::{LinkCounts, OfLink};
 use super::log::Log;
 use super::notifier::Stores;
+use super::opens::Opens;
 use super::presence::Presence;
 use super::probe::Probe;
 use super::zhead::Zhead;
@@ -33,8 +34,6 @@ use crate::fs::attr::Owner;
 use crate::fs::kept::Kept;
 use crate::fs::touch::Touches;
 use crate::fs::tree::Tree;
-use crate::iso::Uid;
-use crate::iso::quota::Admitted;
 use crate::kernel::proc::Waker;
 use crate::store::any::AnyView;
 use crate::store::remote::{Came, Health, Link};
@@ -98,12 +97,8 @@ pub struct Shared {
     pub shortened: AtomicU64,
     /// Times that the kernel could not be made to know how long a file is.
     pub sizes_untold: AtomicU64,
-    /// Links opened so far.
-    pub links: AtomicU64,
-    /// Links of users other than the owner.
-    admitted: Mutex<Admitted>,
-    /// How many links each of them may have.
-    user_links: usize,
+    /// Links.
+    pub links: Opens,
     /// Opens of `.wcfs/zurl`.
     pub presence: Presence,
     /// Every request and reply is logged.
@@ -188,6 +183,8 @@ pub struct Setup {
     pub owner: Owner,
     /// How many links a user other than the owner may have.
     pub user_links: usize,
+    /// How many files this process may have open.
+    pub files: usize,
     /// Largest record loaded.
     pub max_record: usize,
     /// Whether `.wcfs/debug` is there.
@@ -232,9 +229,7 @@ impl Shared {
             ways_out: AtomicU64::new(0),
             shortened: AtomicU64::new(0),
             sizes_untold: AtomicU64::new(0),
-            links: AtomicU64::new(0),
-            admitted: Mutex::default(),
-            user_links: setup.user_links,
+            links: Opens::new(setup.files, setup.user_links),
             presence: Presence::default(),
             trace: setup.trace,
             is_drop_in: setup.is_drop_in,
@@ -347,18 +342,6 @@ impl Shared {
     /// Counts one more link of a user other than the owner.
     ///
     /// # Errors
-    /// `EMFILE`: it has as many as it may.
-    pub fn admit(&self, user: Uid) -> Result<(), i32> {
-        let mut admitted = self.admitted.lock().expect("a panic aborts");
-        let is_room = admitted.admit(user, self.user_links);
-        is_room.then_some(()).ok_or(libc::EMFILE)
-    }
-
-    /// One of them is gone.
-    pub fn link_gone(&self, user: Uid) {
-        self.admitted.lock().expect("a panic aborts").gone(user);
-    }
-
     /// `.wcfs/stats`: the names its readers know first, ours behind; capitals are gauges. Who reads it wants to know that nothing
     /// hangs: it takes every lock once, each for a moment.
     pub fn stats(&self) -> String {

@@ -49,8 +49,8 @@ const OWN: u64 = 1 << 63;
 /// What a worker holds for control to answer.
 #[derive(Debug, Default)]
 pub(super) struct Watching {
-    /// Requests on `head/watch`.
-    links: Vec<(Unique, Held)>,
+    /// Requests on `head/watch`, and whose they are if not the owner's.
+    links: Vec<(Unique, Held, Option<Uid>)>,
     pinning: Vec<Pinning>,
     storing: Vec<Storing>,
     numbers: u64,
@@ -100,7 +100,19 @@ impl Watching {
     /// Everything that is held.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Held> + '_ {
         let pinning = self.pinning.drain(..).map(|pinning| pinning.held);
-        self.links.drain(..).map(|(_, held)| held).chain(pinning)
+        self.links.drain(..).map(|(_, held, _)| held).chain(pinning)
+    }
+
+    /// Whether one more request on `head/watch` may wait here. Those of the owner have a bound for what waits for messages; those of
+    /// others, for everything.
+    fn has_room(&self, user: Option<Uid>, user_max: usize) -> bool {
+        let count = |is_one: &dyn Fn(Option<Uid>) -> bool| {
+            self.links.iter().filter(|(.., user)| is_one(*user)).count()
+        };
+        self.links.len() < limit::LINKS_MAX
+            && (user.is_none()
+                || count(&|of| of.is_some()) < limit::LINKS_MAX / 2
+                    && count(&|of| of == user) < user_max)
     }
 }
 
@@ -137,13 +149,15 @@ impl FileService {
         if !owner.may_watch(request.uid, in_group) {
             return Err(libc::EACCES);
         }
-        let user = (!owner.is_trusted(request.uid)).then_some(Uid(request.uid));
-        if let Some(user) = user {
-            self.shared.admit(user)?;
-        }
-        let number = self.shared.links.fetch_add(1, Ordering::Relaxed) + 1;
+        let user = self.other(request.uid);
+        let number = self.shared.links.open(user)?;
         self.tell_links(OfLink::Opened(LinkId(number), client, user));
         Ok(number)
+    }
+
+    /// The user, if it is not the owner.
+    pub(super) fn other(&self, uid: u32) -> Option<Uid> {
+        (!self.shared.owner.is_trusted(uid)).then_some(Uid(uid))
     }
 
     pub(super) fn close_link(&self, fh: Fh) {
@@ -158,27 +172,41 @@ impl FileService {
             return self.reply(port, held, Ok(0));
         }
         let room = Self::room(port, &held);
-        let tid = port.request(&held).map_or(0, |request| request.pid);
-        self.watching.links.push((unique, held));
+        let request = port.request(&held);
+        let (tid, user) = request.map_or((0, None), |r| (r.pid, self.other(r.uid)));
+        if !self
+            .watching
+            .has_room(user, self.shared.links.user_waiting())
+        {
+            return self.reply(port, held, Err(libc::EAGAIN));
+        }
+        self.watching.links.push((unique, held, user));
         self.came_to_wait(unique);
         let read = OfLink::Read(LinkId(fh.0), self.caller(unique), tid, room);
         self.tell_links(read);
     }
 
     pub(super) fn write_link(&mut self, port: &mut Port, held: Held, unique: Unique) {
-        let request = port.request(&held).map(|request| (request.pid, request.op));
-        let Ok((tid, Op::Write { fh, data, .. })) = request else {
+        let request = port.request(&held);
+        let Ok((tid, uid, Op::Write { fh, data, .. })) = request.map(|r| (r.pid, r.uid, r.op))
+        else {
             return self.reply(port, held, Err(libc::EIO));
         };
         let write = OfLink::Write(LinkId(fh.0), self.caller(unique), tid, data.to_vec());
-        self.watching.links.push((unique, held));
+        let user = self.other(uid);
+        let user_max = self.shared.links.user_waiting();
+        // What the owner writes is taken at once.
+        if user.is_some() && !self.watching.has_room(user, user_max) {
+            return self.reply(port, held, Err(libc::EAGAIN));
+        }
+        self.watching.links.push((unique, held, user));
         self.came_to_wait(unique);
         self.tell_links(write);
     }
 
     fn take_link(&mut self, unique: Unique) -> Option<Held> {
         let links = &mut self.watching.links;
-        let at = links.iter().position(|(u, _)| *u == unique)?;
+        let at = links.iter().position(|(u, ..)| *u == unique)?;
         Some(links.swap_remove(at).1)
     }
 
@@ -215,12 +243,12 @@ impl FileService {
     /// A request on `head/watch` that is held.
     pub(super) fn of_link(&self, unique: Unique) -> Option<&Held> {
         let mut links = self.watching.links.iter();
-        links.find(|(u, _)| *u == unique).map(|(_, held)| held)
+        links.find(|(u, ..)| *u == unique).map(|(_, held, _)| held)
     }
 
     /// All of them.
     pub(super) fn of_links(&self) -> impl Iterator<Item = Unique> + '_ {
-        self.watching.links.iter().map(|(unique, _)| *unique)
+        self.watching.links.iter().map(|(unique, ..)| *unique)
     }
 
     /// Its caller was signalled.
@@ -231,7 +259,7 @@ impl FileService {
     /// The mount is ending: nobody waits for a message any more, nor for an answer to a pin.
     pub(super) fn end_links(&mut self, port: &mut Port) {
         if self.shared.stopping.load(Ordering::Relaxed) {
-            for (_, held) in std::mem::take(&mut self.watching.links) {
+            for (_, held, _) in std::mem::take(&mut self.watching.links) {
                 self.reply(port, held, Ok(0));
             }
             for pinning in std::mem::take(&mut self.watching.pinning) {
@@ -287,7 +315,8 @@ impl FileService {
         found
     }
 
-    /// Holds a READ until its blocks are pinned.
+    /// Holds a READ until its blocks are pinned. READs through the page cache are bounded by the kernel; of others there may be too many:
+    /// the answers that they wait for could not come any more.
     pub(super) fn pin_first(
         &mut self,
         port: &mut Port,
@@ -298,6 +327,9 @@ impl FileService {
     ) {
         if self.shared.stopping.load(Ordering::Relaxed) {
             return self.reply(port, held, Err(libc::EIO));
+        }
+        if port.room() < limit::RESERVED {
+            return self.reply(port, held, Err(libc::EAGAIN));
         }
         let oid = file.oid;
         let reader = Reader {

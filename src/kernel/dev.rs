@@ -24,6 +24,11 @@ use std::os::unix::fs::OpenOptionsExt;
 /// The kernel wants room for a header and the largest WRITE.
 const REQUEST_LEN_MAX: usize = limit::PAYLOAD_BYTES + 4096;
 
+/// Messages that there are from the start.
+const SPARE: usize = 4;
+/// How often a reply is written that the kernel has no memory for.
+const REPLY_TRIES: usize = 100;
+
 nix::ioctl_read!(
     /// Attaches a fresh descriptor of `/dev/fuse` to the connection of another one, whose number is read.
     fuse_dev_ioc_clone, 229, 0, u32
@@ -70,6 +75,37 @@ impl std::fmt::Debug for Dev {
     }
 }
 
+/// Answers with this body, or an errno; and where that cannot be written, with EIO: nobody waits for ever.
+fn answer(
+    unique: Unique,
+    outcome: Result<usize, i32>,
+    body: &[u8],
+    mut write: impl FnMut(&[IoSlice<'_>]) -> nix::Result<()>,
+) {
+    let mut write = |outcome, body: &[u8]| {
+        let header = reply::header(unique, outcome);
+        let parts = [IoSlice::new(abi::bytes(&header)), IoSlice::new(body)];
+        let parts = &parts[..2 - usize::from(body.is_empty())];
+        let mut left = REPLY_TRIES;
+        loop {
+            match write(parts) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::ENOMEM | Errno::EAGAIN) if left > 0 => {
+                    left -= 1;
+                    std::thread::yield_now();
+                }
+                written => return written,
+            }
+        }
+    };
+    match write(outcome, body) {
+        // The caller is gone, or all are.
+        Ok(()) | Err(Errno::ENOENT | Errno::ENODEV | Errno::ENOTCONN | Errno::ECONNABORTED) => {}
+        // Of a reply that it finds fault with the kernel itself makes EIO; then this one is for nobody.
+        Err(_) => drop(write(Err(libc::EIO), &[])),
+    }
+}
+
 /// What a read found.
 #[derive(Debug)]
 pub enum Received {
@@ -77,20 +113,23 @@ pub enum Received {
     Request(Held),
     /// Nothing now.
     Empty,
-    /// As many requests are parked as may be.
+    /// As many requests are parked as may be, or there is no memory for another one: not now.
     Full,
     /// Unmounted or aborted.
     Gone,
 }
 
 impl Dev {
-    /// Takes a non-blocking descriptor.
+    /// Takes a non-blocking descriptor. Some messages are there from the start: whatever memory there is later, something is heard.
     pub fn new(file: File) -> Self {
-        Self {
+        let mut this = Self {
             file,
             messages: Vec::new(),
             free: Vec::new(),
-        }
+        };
+        let spare: Vec<_> = (0..SPARE).map_while(|_| this.take_free()).collect();
+        this.free.extend(spare);
+        this
     }
 
     /// The descriptor, for polling.
@@ -103,7 +142,7 @@ impl Dev {
     /// # Errors
     /// An errno that this file does not explain.
     pub fn receive(&mut self) -> Result<Received, Errno> {
-        let Some(index) = self.take_free()? else {
+        let Some(index) = self.take_free() else {
             return Ok(Received::Full);
         };
         let message = &mut self.messages[index as usize];
@@ -126,23 +165,25 @@ impl Dev {
         Ok(received)
     }
 
-    fn take_free(&mut self) -> Result<Option<u32>, Errno> {
+    fn take_free(&mut self) -> Option<u32> {
         if let Some(index) = self.free.pop() {
-            return Ok(Some(index));
+            return Some(index);
         }
         if self.messages.len() == limit::MESSAGES_MAX {
-            return Ok(None);
+            return None;
         }
-        let map =
-            MmapMut::map_anon(REQUEST_LEN_MAX + limit::PAYLOAD_BYTES).map_err(|_| Errno::ENOMEM)?;
+        let map = MmapMut::map_anon(REQUEST_LEN_MAX + limit::PAYLOAD_BYTES).ok()?;
         self.messages.push(Message {
             map,
             len: 0,
             unique: Unique(0),
         });
-        Ok(Some(
-            u32::try_from(self.messages.len() - 1).expect("bounded by MESSAGES_MAX"),
-        ))
+        Some(u32::try_from(self.messages.len() - 1).expect("bounded by MESSAGES_MAX"))
+    }
+
+    /// Messages that are held.
+    pub(super) fn held(&self) -> usize {
+        self.messages.len() - self.free.len()
     }
 
     /// The parts of a held request; a message that cannot be cut has no rest.
@@ -165,16 +206,10 @@ impl Dev {
     /// Answers a held request.
     pub(super) fn reply(&mut self, index: u32, outcome: Result<usize, i32>) {
         let message = &self.messages[index as usize];
-        let header = reply::header(message.unique, outcome);
         let body = &message.map[REQUEST_LEN_MAX..][..outcome.unwrap_or(0)];
-        let parts = [IoSlice::new(abi::bytes(&header)), IoSlice::new(body)];
-        // ENOENT: the caller is gone. Whatever else is wrong with a reply, nobody is left to be told.
-        let parts = if body.is_empty() {
-            &parts[..1]
-        } else {
-            &parts[..]
-        };
-        while uio::writev(&self.file, parts) == Err(Errno::EINTR) {}
+        answer(message.unique, outcome, body, |parts| {
+            uio::writev(&self.file, parts).map(drop)
+        });
         self.free.push(index);
     }
 
@@ -192,5 +227,50 @@ impl Dev {
     /// Forgets a request that has no answer.
     pub(super) fn discard(&mut self, index: u32) {
         self.free.push(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// What was written, of a kernel that says this to one write after the other, and then nothing bad: the errno and bytes behind the header.
+    fn written(says: &[Errno], outcome: Result<usize, i32>, body: &[u8]) -> Vec<(i32, usize)> {
+        let (mut says, mut all) = (says.iter(), Vec::new());
+        answer(Unique(7), outcome, body, |parts| {
+            let header: abi::OutHeader = abi::read(&parts[0]).unwrap();
+            let body = parts.get(1).map_or(0, |part| part.len());
+            assert_eq!(header.unique, 7);
+            assert_eq!(header.len as usize, abi::OUT_HEADER_LEN + body);
+            all.push((header.error, body));
+            says.next().map_or(Ok(()), |&errno| Err(errno))
+        });
+        all
+    }
+
+    #[test]
+    fn a_reply_that_cannot_be_written_is_an_error_in_the_end() {
+        let (whole, eio) = ((0, 3), (-libc::EIO, 0));
+        assert_eq!(written(&[], Ok(3), b"abc"), [whole]);
+        assert_eq!(written(&[], Err(libc::ENOENT), b""), [(-libc::ENOENT, 0)]);
+        let busy = [Errno::EINTR, Errno::ENOMEM, Errno::EAGAIN, Errno::EINTR];
+        assert_eq!(written(&busy, Ok(3), b"abc"), [whole; 5]);
+        // Nobody is there to be told.
+        for gone in [Errno::ENOENT, Errno::ENODEV] {
+            assert_eq!(written(&[gone], Ok(3), b"abc"), [whole]);
+        }
+        for errno in [Errno::EINVAL, Errno::EFAULT, Errno::EPERM] {
+            assert_eq!(written(&[errno], Ok(3), b"abc"), [whole, eio]);
+            assert_eq!(written(&[errno, errno], Ok(3), b"abc"), [whole, eio]);
+        }
+        // No memory, again and again: for the header alone there is.
+        let tries = REPLY_TRIES + 1;
+        let all = written(&vec![Errno::ENOMEM; tries + 1], Ok(3), b"abc");
+        assert_eq!(all.len(), tries + 2);
+        assert!(all[..tries].iter().all(|one| *one == whole));
+        assert_eq!(all[tries..], [eio; 2]);
+        let all = written(&vec![Errno::ENOMEM; 10 * tries], Ok(3), b"abc");
+        assert_eq!(all.len(), 2 * tries, "it ends");
     }
 }

@@ -1,11 +1,13 @@
 //! Reads of the database where io_uring is forbidden: a few threads that wait in pread(2).
 //!
 //! One pool for the daemon. A finished read goes back to the worker that asked, through its own channel, and
-//! wakes it.
+//! wakes it. A worker never waits for the pool: what would be too much for it stays with the worker, in order, and goes when one of its
+//! reads is finished, so that one worker's reads wait behind a bounded number of another's.
 
 use super::file::ReadBuf;
 use super::proc::Waker;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -13,8 +15,8 @@ use std::sync::Arc;
 
 /// Threads. Reads that come here miss the page cache; a disk gains little beyond this depth.
 const THREADS: usize = 8;
-/// Reads queued before a worker has to wait. It waits for a thread that waits for a disk, for nobody else.
-const QUEUED_MAX: usize = 4096;
+/// Reads of one worker in the pool: enough to keep the threads busy. What it keeps to itself is bounded by the requests it holds.
+const IN_POOL_MAX: usize = 16 * THREADS;
 
 /// A read that is to be done, or has been.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub struct Load {
     pub buf: ReadBuf,
 }
 
+#[derive(Debug)]
 struct Job {
     token: u32,
     file: Arc<File>,
@@ -54,23 +57,26 @@ impl Pool {
     /// # Errors
     /// A thread cannot be started.
     pub fn new() -> io::Result<Self> {
-        let (jobs, taken) = bounded::<Job>(QUEUED_MAX);
+        let (jobs, taken) = unbounded();
         for n in 0..THREADS {
             let taken = taken.clone();
-            super::proc::spawn(&format!("zring-load{n}"), move || {
-                for mut job in taken {
-                    let result = read_full(&job.file, job.pos, &mut job.buf);
-                    // A worker that is gone wants nothing.
-                    let _ = job.done.send(Load {
-                        token: job.token,
-                        result,
-                        buf: job.buf,
-                    });
-                    job.waker.wake();
-                }
-            })?;
+            super::proc::spawn(&format!("zring-load{n}"), move || work(&taken))?;
         }
         Ok(Self { jobs })
+    }
+}
+
+/// One thread.
+fn work(taken: &Receiver<Job>) {
+    for mut job in taken {
+        let result = read_full(&job.file, job.pos, &mut job.buf);
+        // A worker that is gone wants nothing.
+        let _ = job.done.send(Load {
+            token: job.token,
+            result,
+            buf: job.buf,
+        });
+        job.waker.wake();
     }
 }
 
@@ -80,6 +86,10 @@ pub struct Loads {
     pool: Pool,
     done: (Sender<Load>, Receiver<Load>),
     waker: Waker,
+    /// How many are in the pool.
+    in_pool: usize,
+    /// What is not there yet.
+    waiting: VecDeque<Job>,
 }
 
 impl Loads {
@@ -89,11 +99,13 @@ impl Loads {
             pool,
             done: unbounded(),
             waker,
+            in_pool: 0,
+            waiting: VecDeque::new(),
         }
     }
 
-    /// Asks for a read.
-    pub fn start(&self, token: u32, file: Arc<File>, pos: u64, buf: ReadBuf) {
+    /// Asks for a read; waits for nothing.
+    pub fn start(&mut self, token: u32, file: Arc<File>, pos: u64, buf: ReadBuf) {
         let job = Job {
             token,
             file,
@@ -102,15 +114,26 @@ impl Loads {
             done: self.done.0.clone(),
             waker: self.waker.clone(),
         };
-        self.pool
-            .jobs
-            .send(job)
-            .expect("the threads live as long as the pool");
+        self.waiting.push_back(job);
+        self.send();
+    }
+
+    fn send(&mut self) {
+        while self.in_pool < IN_POOL_MAX
+            && let Some(job) = self.waiting.pop_front()
+        {
+            self.in_pool += 1;
+            let sent = self.pool.jobs.send(job);
+            sent.expect("the threads live as long as the pool");
+        }
     }
 
     /// A finished read, if there is one.
-    pub fn finished(&self) -> Option<Load> {
-        self.done.1.try_recv().ok()
+    pub fn finished(&mut self) -> Option<Load> {
+        let load = self.done.1.try_recv().ok()?;
+        self.in_pool -= 1;
+        self.send();
+        Some(load)
     }
 }
 
@@ -126,4 +149,46 @@ fn read_full(file: &File, pos: u64, buf: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(got)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// Ten thousand reads of each of two workers, of a pool that does nothing at first.
+    #[test]
+    fn nobody_waits_for_a_pool_that_is_busy() {
+        let file = Arc::new(File::open("/proc/self/exe").unwrap());
+        let (jobs, taken) = unbounded();
+        let pool = Pool { jobs };
+        let mut workers = [(); 2].map(|()| Loads::new(pool.clone(), Waker::new().unwrap()));
+        for token in 0..10_000 {
+            for loads in &mut workers {
+                loads.start(token, Arc::clone(&file), 0, ReadBuf::new(vec![0; 4], 4));
+            }
+        }
+        assert_eq!(
+            taken.len(),
+            2 * IN_POOL_MAX,
+            "one does not fill it for the other"
+        );
+        let thread = super::super::proc::spawn("zring-load", move || work(&taken)).unwrap();
+        let began = Instant::now();
+        let mut next = [0; 2];
+        while next != [10_000; 2] && began.elapsed() < Duration::from_secs(20) {
+            for (loads, next) in workers.iter_mut().zip(&mut next) {
+                while let Some(load) = loads.finished() {
+                    assert_eq!((load.token, load.result.unwrap()), (*next, 4));
+                    assert_eq!(&load.buf[..], b"\x7fELF");
+                    *next += 1;
+                }
+            }
+        }
+        assert_eq!(next, [10_000; 2]);
+        assert!(workers.iter().all(|loads| loads.in_pool == 0));
+        drop((workers, pool));
+        thread.join().unwrap();
+    }
 }

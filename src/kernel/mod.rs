@@ -34,10 +34,12 @@ pub mod notify;
 pub mod opens;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod pidfd;
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod port;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod proc;
 pub mod process;
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod queue;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod ring;

@@ -19,6 +19,7 @@ use super::loads::Loads;
 use super::proc::{self, Waker};
 use super::queue::{Queues, Refusal};
 use super::ring::{Completion, Ring};
+use crate::base::limit::{MESSAGES_MAX, QUEUE_ENTRIES_MAX};
 use crate::wire::fuse::request::{Parts, Request, RequestError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -102,6 +103,8 @@ pub struct Port {
     dev_polled: bool,
     /// Whether `dev` may hold requests that were not read yet.
     dev_ready: bool,
+    /// There was no room for them: not looked at before there may be.
+    dev_full: bool,
     waker: Waker,
     completions: Vec<Completion>,
     /// Reads the ring works on, by number.
@@ -121,6 +124,9 @@ const READ: u64 = 2 << 56;
 const DEV: u64 = 3 << 56;
 const WAKE: u64 = 4 << 56;
 const KIND: u64 = 0xff << 56;
+
+/// How long until memory, or room for a message, is looked for again when nothing happens.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Requests read from `/dev/fuse` in one turn. Others may be idle while one worker hoards.
 const DEV_BATCH: usize = 2;
@@ -154,6 +160,7 @@ impl Port {
             dev,
             dev_polled: false,
             dev_ready: false,
+            dev_full: false,
             waker,
             completions: Vec::with_capacity(256),
             reads: Vec::new(),
@@ -197,18 +204,25 @@ impl Port {
     /// # Errors
     /// An errno that nothing here explains; the worker cannot go on.
     pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Events) -> io::Result<()> {
-        let timeout = if self.dev_ready {
+        let mut timeout = if self.dev_ready {
             Some(Duration::ZERO)
         } else {
             timeout
         };
+        let mut soon = |is_starved| {
+            if is_starved {
+                timeout = Some(timeout.map_or(RETRY, |t| t.min(RETRY)));
+            }
+        };
+        soon(self.dev_full);
         match &mut self.waiter {
             Waiter::Ring(ring) => {
-                if let Some(queues) = &mut self.queues
-                    && queues.prepare(ring, entry_data)?
-                {
-                    ring.submit()?;
-                    kick(queues, &self.dev);
+                if let Some(queues) = &mut self.queues {
+                    if queues.prepare(ring, entry_data) {
+                        ring.submit()?;
+                        kick(queues, &self.dev);
+                    }
+                    soon(queues.is_starved());
                 }
                 ring.wait(timeout)?;
                 ring.reap(&mut self.completions);
@@ -217,20 +231,23 @@ impl Port {
             Waiter::Poll(loads) => {
                 let waker = PollFd::new(self.waker.fd(), PollFlags::POLLIN);
                 let dev = PollFd::new(self.dev.fd(), PollFlags::POLLIN);
+                // What cannot be taken now would end every wait at once.
                 let mut fds = [waker, dev];
+                let fds = &mut fds[..2 - usize::from(self.dev_full)];
                 let limit = timeout.map_or(PollTimeout::NONE, |t| {
                     PollTimeout::try_from(t).unwrap_or(PollTimeout::MAX)
                 });
-                match poll(&mut fds, limit) {
+                match poll(fds, limit) {
                     Ok(_) | Err(Errno::EINTR) => {}
                     Err(errno) => return Err(errno.into()),
                 }
-                let ready = fds.map(|fd| fd.any().unwrap_or(false));
-                if ready[0] {
+                let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+                let ready = (is_ready(&fds[0]), fds.get(1).is_some_and(is_ready));
+                if ready.0 {
                     self.waker.drain();
                     events.woken = true;
                 }
-                self.dev_ready |= ready[1];
+                self.dev_ready |= ready.1;
                 while let Some(load) = loads.finished() {
                     events.reads.push(ReadDone {
                         token: load.token,
@@ -240,6 +257,8 @@ impl Port {
                 }
             }
         }
+        // A poll tells of what arrives, not of what waits: after `Full` it is looked at whenever there may be room.
+        self.dev_ready |= std::mem::take(&mut self.dev_full);
         self.receive(events)
     }
 
@@ -328,7 +347,8 @@ impl Port {
             }
             match self.dev.receive()? {
                 Received::Request(held) => events.requests.push(held),
-                Received::Empty | Received::Full => self.dev_ready = false,
+                Received::Empty => self.dev_ready = false,
+                Received::Full => (self.dev_ready, self.dev_full) = (false, true),
                 Received::Gone => {
                     self.dev_ready = false;
                     events.gone = true;
@@ -371,7 +391,10 @@ impl Port {
             (Place::Entry(index), Some(queues), Waiter::Ring(ring)) => {
                 queues.commit(ring, index, outcome, entry_data(index));
             }
-            (Place::Message(index), ..) => self.dev.reply(index, outcome),
+            (Place::Message(index), ..) => {
+                self.dev.reply(index, outcome);
+                self.has_room();
+            }
             _ => unreachable!("an entry is held"),
         }
     }
@@ -379,14 +402,29 @@ impl Port {
     /// Lets go of a request that has no answer: FORGET, INTERRUPT, and all of them when the connection is gone.
     pub fn discard(&mut self, held: Held) {
         match held.into_place() {
-            Place::Message(index) => self.dev.discard(index),
+            Place::Message(index) => {
+                self.dev.discard(index);
+                self.has_room();
+            }
             Place::Entry(_) => {}
         }
     }
 
+    /// There is room for a message again.
+    fn has_room(&mut self) {
+        self.dev_ready |= std::mem::take(&mut self.dev_full);
+    }
+
+    /// How many more requests this port can hold.
+    pub fn room(&self) -> usize {
+        let entries = self.queues.as_ref().map(Queues::held);
+        let entries = entries.map_or(usize::MAX, |held| QUEUE_ENTRIES_MAX - held);
+        entries.min(MESSAGES_MAX - self.dev.held())
+    }
+
     /// Starts a read of the database; its end is an event with `token`.
     pub fn read_file(&mut self, token: u32, file: &Arc<File>, pos: u64, buf: ReadBuf) {
-        if let Waiter::Poll(loads) = &self.waiter {
+        if let Waiter::Poll(loads) = &mut self.waiter {
             loads.start(token, Arc::clone(file), pos, buf);
             return;
         }
@@ -411,12 +449,10 @@ impl Port {
             unreachable!("reads of a ring")
         };
         let pos = read.pos + read.got as u64;
-        ring.push_read(
-            read.file.as_fd(),
-            pos,
-            &mut read.buf[read.got..],
-            READ | u64::from(index),
-        );
+        let data = READ | u64::from(index);
+        // SAFETY: the buffer is on the heap, and with the file in the slab until the read has completed; what is in flight at the
+        // end is leaked (`drop`).
+        unsafe { ring.push_read(read.file.as_fd(), pos, &mut read.buf[read.got..], data) };
         self.reads[index as usize] = Some(read);
     }
 }

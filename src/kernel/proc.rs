@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -135,6 +136,15 @@ fn signals_of(tid: u32) -> Option<(u64, u64)> {
 /// Number of the calling thread, as `/proc` has it.
 pub fn thread_id() -> i32 {
     nix::unistd::gettid().as_raw()
+}
+
+/// Has this process open as many files as it is allowed to, and tells how many: the usual limit is for programs that know no more.
+pub fn raise_files() -> usize {
+    let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return 0;
+    };
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, most, most).is_ok();
+    usize::try_from(if raised { most } else { now }).unwrap_or(usize::MAX)
 }
 
 /// Name of the calling thread.

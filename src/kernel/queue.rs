@@ -84,6 +84,8 @@ pub struct Queues {
     dry: Vec<bool>,
     /// The file of the last request that was about one.
     last_file: Option<NodeId>,
+    /// A queue runs short of armed entries, and there was no memory for more.
+    is_starved: bool,
 }
 
 impl std::fmt::Debug for Queues {
@@ -120,6 +122,7 @@ impl Queues {
             turn: 0,
             dry: vec![false; queues],
             last_file: None,
+            is_starved: false,
         };
         for &qid in qids {
             this.grow(ring, qid, &data)?;
@@ -162,7 +165,10 @@ impl Queues {
         let (group, i) = self.place(index);
         let iovecs = std::ptr::from_ref(&self.groups[group].iovecs[i]) as u64;
         let qid = self.entries[index as usize].qid;
-        ring.push(&ring::fuse_cmd(ring_cmd::REGISTER, qid, 0, iovecs, data));
+        let entry = ring::fuse_cmd(ring_cmd::REGISTER, qid, 0, iovecs, data);
+        // SAFETY: block, payload and the vectors that name them lie in a group, which is never taken apart and is leaked at the end
+        // (`Port::drop`); of an armed entry nothing is touched until it completes.
+        unsafe { ring.push(entry) }
     }
 
     fn place(&self, index: u32) -> (usize, usize) {
@@ -218,18 +224,19 @@ impl Queues {
 
     /// Before a wait, when all that could be answered is: registers more entries for every queue that runs short of
     /// armed ones. True when a queue wants a kick, once what is queued has been submitted.
-    pub(super) fn prepare(
-        &mut self,
-        ring: &mut Ring,
-        data: impl Fn(u32) -> u64,
-    ) -> io::Result<bool> {
+    ///
+    /// Without memory for them there are no more now: what is answered arms its entry again, and each wait tries anew.
+    pub(super) fn prepare(&mut self, ring: &mut Ring, data: impl Fn(u32) -> u64) -> bool {
         self.turn += 1;
+        self.is_starved = false;
         for i in 0..self.qids.len() {
             let qid = self.qids[i];
             let short = self.armed[usize::from(qid)] < FREE_MIN;
             if short && self.entries.len() < limit::QUEUE_ENTRIES_MAX {
-                self.grow(ring, qid, &data)?;
-                self.dry[usize::from(qid)] = true;
+                match self.grow(ring, qid, &data) {
+                    Ok(()) => self.dry[usize::from(qid)] = true,
+                    Err(_) => self.is_starved = true,
+                }
             }
         }
         // What is not parked was committed, and commits fetch what waits.
@@ -237,7 +244,22 @@ impl Queues {
             let qid = usize::from(qid);
             self.dry[qid] &= self.armed[qid] < self.total[qid];
         }
-        Ok(self.dry.contains(&true))
+        self.dry.contains(&true)
+    }
+
+    /// Whether the last [`Queues::prepare`] had no memory for entries that are needed.
+    pub(super) fn is_starved(&self) -> bool {
+        self.is_starved
+    }
+
+    /// Entries that are held.
+    pub(super) fn held(&self) -> usize {
+        self.entries.len()
+            - self
+                .qids
+                .iter()
+                .map(|&qid| self.armed[usize::from(qid)])
+                .sum::<usize>()
     }
 
     /// A queue that wants a kick, and a file the kernel knows, as a kick needs.
@@ -309,6 +331,7 @@ impl Queues {
             0,
             data,
         );
-        ring.push(&cmd);
+        // SAFETY: as at REGISTER: the entry is armed from here on.
+        unsafe { ring.push(cmd) }
     }
 }

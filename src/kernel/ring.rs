@@ -4,9 +4,13 @@
 //! the ring, submits to it and reaps it; deferred task work keeps completions inside its own system calls.
 //!
 //! Buffers handed to the kernel are owned by the caller (`queue`: entries that live as long as the ring;
-//! `port`: reads in a slab) and must outlive their completion; that is the contract of [`Ring::push`].
+//! `port`: reads in a slab) and must outlive their completion; that is the contract of [`Ring::push`], which is unsafe for it.
+//!
+//! Nothing waits but [`Ring::wait`]: what the kernel does not take now, as it has no memory or no room for completions, is kept in order
+//! and goes with a later wait, when completions have been reaped.
 
 use io_uring::{IoUring, cqueue, opcode, squeue::Entry128, types};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -36,6 +40,8 @@ pub struct Completion {
 /// A ring, owned by the thread that made it.
 pub struct Ring {
     inner: IoUring<Entry128, cqueue::Entry>,
+    /// What the kernel did not take yet, oldest first: as many as there are entries and reads in flight at most.
+    later: VecDeque<Entry128>,
     /// When the timer goes off that is under way.
     due: Option<Instant>,
     /// How long it takes; the kernel reads it when it takes the entry, which may be in a later wait.
@@ -50,6 +56,9 @@ impl std::fmt::Debug for Ring {
         write!(f, "Ring({})", self.inner.as_raw_fd())
     }
 }
+
+/// Until what the kernel did not take is tried again, if nothing completes before.
+const LATER: Duration = Duration::from_millis(1);
 
 /// Submission entries. A full queue is submitted at once, so this bounds a batch, not the load.
 const ENTRIES: u32 = 256;
@@ -81,6 +90,7 @@ impl Ring {
                 Ok(inner) => {
                     return Ok(Self {
                         inner,
+                        later: VecDeque::new(),
                         due: None,
                         timer: Box::default(),
                     });
@@ -107,31 +117,58 @@ impl Ring {
 
     /// Queues an entry; it reaches the kernel with the next [`Ring::wait`], or at once when the queue is full.
     ///
-    /// The caller keeps every buffer the entry names alive, and does not touch it, until its completion.
-    pub fn push(&mut self, entry: &Entry128) {
-        loop {
-            // SAFETY: callers keep the buffers an entry names until its completion: queue entries live in
-            // mappings that are never freed while the ring lives, reads sit in `port`'s slab.
+    /// # Safety
+    /// All memory that the entry names stays where it is, and nobody else touches it as the operation forbids, until its completion
+    /// was reaped; if the ring goes before that, for ever. Descriptors that it names stay open until it was submitted.
+    pub unsafe fn push(&mut self, entry: Entry128) {
+        // SAFETY: the caller's.
+        unsafe { self.push_by(entry, |ring| ring.inner.submit().map(drop)) }
+    }
+
+    /// Queues an entry, with `submit` to make room.
+    ///
+    /// # Safety
+    /// As of [`Ring::push`].
+    unsafe fn push_by(&mut self, entry: Entry128, submit: impl FnMut(&mut Self) -> io::Result<()>) {
+        self.later.push_back(entry);
+        self.take_later(submit);
+    }
+
+    /// Moves what is left to the queue, with `submit` to make room; whether all went.
+    fn take_later(&mut self, mut submit: impl FnMut(&mut Self) -> io::Result<()>) -> bool {
+        while let Some(entry) = self.later.front() {
+            // SAFETY: who pushed it keeps what it names; see `push`, the only way into `later`.
             if unsafe { self.inner.submission().push(entry) }.is_ok() {
-                return;
+                self.later.pop_front();
+                continue;
             }
-            // A submit that fails with EBUSY leaves completions to reap; EINTR asks to be repeated.
-            let _ = self.inner.submit();
+            // EBUSY leaves completions to reap, EAGAIN has no memory: both are for later. EINTR is too.
+            let submitted = submit(self);
+            if submitted.is_err() || self.inner.submission().is_full() {
+                return false;
+            }
         }
+        true
     }
 
     /// Queues a read of `buf.len()` bytes at `pos`.
-    pub fn push_read(&mut self, fd: BorrowedFd<'_>, pos: u64, buf: &mut [u8], data: u64) {
+    ///
+    /// # Safety
+    /// `buf` stays where it is, and nobody else touches it, until the completion was reaped; if the ring goes before that, for ever.
+    /// `fd` stays open until then.
+    pub unsafe fn push_read(&mut self, fd: BorrowedFd<'_>, pos: u64, buf: &mut [u8], data: u64) {
         let len = u32::try_from(buf.len()).expect("reads are bounded far below 4 GiB");
         let read = opcode::Read::new(types::Fd(fd.as_raw_fd()), buf.as_mut_ptr(), len).offset(pos);
-        self.push(&read.build().user_data(data).into());
+        // SAFETY: the caller's.
+        unsafe { self.push(read.build().user_data(data).into()) }
     }
 
     /// Queues a poll that goes on until it says otherwise.
     pub fn push_poll(&mut self, fd: BorrowedFd<'_>, data: u64) {
         let events = u32::try_from(libc::POLLIN).expect("a small constant");
         let poll = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events).multi(true);
-        self.push(&poll.build().user_data(data).into());
+        // SAFETY: it names no memory; and what is polled is never closed while it is (`port`: its own descriptors).
+        unsafe { self.push(poll.build().user_data(data).into()) }
     }
 
     /// Submits what is queued.
@@ -139,6 +176,7 @@ impl Ring {
     /// # Errors
     /// What the kernel said.
     pub fn submit(&mut self) -> io::Result<()> {
+        self.take_later(|ring| ring.inner.submit().map(drop));
         self.inner.submit().map(drop)
     }
 
@@ -151,6 +189,9 @@ impl Ring {
     /// # Errors
     /// What the kernel said; a timeout, a signal and a full completion queue are not errors.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let is_all = self.take_later(|ring| ring.inner.submit().map(drop));
+        // What is left wants completions to be reaped first.
+        let timeout = if is_all { timeout } else { Some(LATER) };
         let time;
         let mut args = types::SubmitArgs::new();
         if let Some(timeout) = timeout {
@@ -160,7 +201,8 @@ impl Ring {
                 None if !timeout.is_zero() => {
                     *self.timer = timeout.into();
                     let timer = opcode::Timeout::new(&raw const *self.timer).build();
-                    self.push(&timer.user_data(TIMER).into());
+                    // SAFETY: the timespec is the ring's own, in a place of its own on the heap, and no timer is under way.
+                    unsafe { self.push(timer.user_data(TIMER).into()) };
                     self.due = Some(limit);
                 }
                 _ => {
@@ -219,6 +261,36 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::os::fd::AsFd;
+
+    /// More than the ring has room for, completions included, of a kernel that takes nothing for a while: nothing waits, all complete in the end.
+    #[test]
+    fn what_the_kernel_does_not_take_now_goes_later() {
+        const ALL: u64 = 20 * ENTRIES as u64;
+        let mut ring = match Ring::new() {
+            Ok(ring) => ring,
+            Err(error) => return eprintln!("LACKS io_uring: {error}"),
+        };
+        for data in 0..ALL {
+            let nop = opcode::Nop::new().build().user_data(data).into();
+            let refuse = |_: &mut Ring| Err(io::Error::from_raw_os_error(libc::EBUSY));
+            if data % 3 == 0 {
+                // SAFETY: it names nothing.
+                unsafe { ring.push(nop) };
+            } else {
+                // SAFETY: likewise.
+                unsafe { ring.push_by(nop, refuse) };
+            }
+        }
+        let (mut out, began) = (Vec::new(), Instant::now());
+        while out.len() < usize::try_from(ALL).unwrap() && began.elapsed().as_secs() < 10 {
+            ring.wait(Some(Duration::from_millis(100))).unwrap();
+            ring.reap(&mut out);
+        }
+        let mut seen: Vec<_> = out.iter().map(|done| done.data).collect();
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(0..ALL), "{} of {ALL}", out.len());
+        assert!(ring.later.is_empty());
+    }
 
     #[test]
     fn a_wait_ends_in_time_whatever_timer_is_under_way() {

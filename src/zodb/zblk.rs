@@ -43,10 +43,6 @@ pub fn fill<O: Objects + ?Sized>(
             Ok(Step::Done(()))
         }
         Some(&Object::Blk1 { chunktab }) => {
-            let tree = TreeRef {
-                root: chunktab,
-                family: Family::Io,
-            };
             let target = Target {
                 offset,
                 out,
@@ -55,11 +51,10 @@ pub fn fill<O: Objects + ?Sized>(
             Chunks {
                 oid,
                 blksize,
-                tree,
                 target,
                 end: 0,
             }
-            .fill(ask)
+            .fill(ask, table(chunktab))
         }
         Some(object) => Err(ZodbError::WrongClass {
             oid,
@@ -77,16 +72,76 @@ pub fn parts<O: Objects + ?Sized>(ask: &mut Ask<'_, O>, oid: Oid) -> Result<Step
     let &Object::Blk1 { chunktab } = object else {
         return Ok(Step::Done(()));
     };
-    let tree = TreeRef {
-        root: chunktab,
-        family: Family::Io,
+    btree::range(
+        ask,
+        table(chunktab),
+        i64::MIN,
+        i64::MAX,
+        &mut |ask, _, chunk| {
+            Ok(match ask.get(chunk.oid)? {
+                Some(_) => Step::Done(()),
+                None => Step::Need,
+            })
+        },
+    )
+}
+
+/// The chunks of a block and where they start, in order, to be checked by [`check`]. A block in one piece has none: it is checked here.
+pub fn chunks<O: Objects + ?Sized>(
+    ask: &mut Ask<'_, O>,
+    oid: Oid,
+    blksize: BlkSize,
+    found: &mut Vec<(i64, Entry)>,
+) -> Result<Step<()>, ZodbError> {
+    found.clear();
+    let Some(&Object::Blk1 { chunktab }) = ask.get(oid)? else {
+        return fill(ask, oid, blksize, 0, &mut []);
     };
-    btree::range(ask, tree, i64::MIN, i64::MAX, &mut |ask, _, chunk| {
-        Ok(match ask.get(chunk.oid)? {
-            Some(_) => Step::Done(()),
-            None => Step::Need,
-        })
-    })
+    btree::range(
+        ask,
+        table(chunktab),
+        i64::MIN,
+        i64::MAX,
+        &mut |_, start, chunk| {
+            found.push((start, chunk));
+            Ok(Step::Done(()))
+        },
+    )
+}
+
+/// Checks chunks of a block that follow each other as [`fill`] does the whole of it, however large a block claims to be: that
+/// each lies in the block, and behind the one before.
+pub fn check<O: Objects + ?Sized>(
+    ask: &mut Ask<'_, O>,
+    oid: Oid,
+    blksize: BlkSize,
+    chunks: &[(i64, Entry)],
+) -> Result<Step<()>, ZodbError> {
+    let target = Target {
+        offset: 0,
+        out: &mut [],
+        done: 0,
+    };
+    let mut walk = Chunks {
+        oid,
+        blksize,
+        target,
+        end: 0,
+    };
+    let mut all = Step::Done(());
+    for &(start, chunk) in chunks {
+        if walk.chunk(ask, start, chunk)? == Step::Need {
+            all = Step::Need;
+        }
+    }
+    Ok(all)
+}
+
+fn table(root: Oid) -> TreeRef {
+    TreeRef {
+        root,
+        family: Family::Io,
+    }
 }
 
 /// A range of a block, written from front to back.
@@ -125,7 +180,6 @@ impl Target<'_> {
 struct Chunks<'t> {
     oid: Oid,
     blksize: BlkSize,
-    tree: TreeRef,
     target: Target<'t>,
     /// End of the chunk before, or its start when it is not at hand.
     end: i64,
@@ -135,6 +189,7 @@ impl Chunks<'_> {
     fn fill<'o, O: Objects + ?Sized>(
         mut self,
         ask: &mut Ask<'o, O>,
+        tree: TreeRef,
     ) -> Result<Step<()>, ZodbError> {
         if self.target.out.is_empty() {
             return Ok(Step::Done(()));
@@ -153,14 +208,14 @@ impl Chunks<'_> {
         };
         let (first, before) = match offset {
             0 => (i64::MIN, Step::Done(())),
-            _ => match btree::floor(ask, self.tree, offset)? {
+            _ => match btree::floor(ask, tree, offset)? {
                 // The chunk before the range may reach into it.
                 Step::Done(Some((start, _))) => (start, Step::Done(())),
                 Step::Done(None) => (offset, Step::Done(())),
                 Step::Need => (offset, Step::Need),
             },
         };
-        let step = btree::range(ask, self.tree, first, last, &mut |ask, start, entry| {
+        let step = btree::range(ask, tree, first, last, &mut |ask, start, entry| {
             self.chunk(ask, start, entry)
         })?;
         if before == Step::Need || step == Step::Need {

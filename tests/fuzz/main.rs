@@ -21,4 +21,6 @@ mod object;
 mod pickle;
 mod samples;
 mod walk;
+mod watch;
 mod zeo;
+mod zurl;

@@ -49,6 +49,7 @@ mod retry;
 mod reuse;
 mod rings;
 mod shrink;
+mod starved;
 mod unmount;
 mod withdrawn;
 

@@ -82,13 +82,15 @@ struct Server {
     entries: Vec<Entry>,
 }
 
+#[allow(unsafe_code, reason = "see its SAFETY comments")]
 impl Server {
     fn register(&mut self, qid: u16) -> Result<usize, Failure> {
         let index = self.entries.len();
         let entry = Entry::new(qid);
         let data = u64::try_from(index)?;
-        self.ring
-            .push(&command(ring_cmd::REGISTER, &entry, 0, data));
+        let command = command(ring_cmd::REGISTER, &entry, 0, data);
+        // SAFETY: the memory of an entry is leaked, and looked at when it has completed.
+        unsafe { self.ring.push(command) };
         self.entries.push(entry);
         self.ring.submit()?;
         Ok(index)
@@ -117,8 +119,9 @@ impl Server {
         entry.block[4..8].copy_from_slice(&(-libc::ENOENT).to_ne_bytes());
         entry.block[8..16].copy_from_slice(&unique.to_ne_bytes());
         let data = u64::try_from(index)?;
-        self.ring
-            .push(&command(ring_cmd::COMMIT_AND_FETCH, entry, commit_id, data));
+        let command = command(ring_cmd::COMMIT_AND_FETCH, entry, commit_id, data);
+        // SAFETY: as in `register`.
+        unsafe { self.ring.push(command) };
         Ok(self.ring.submit()?)
     }
 }

@@ -11,9 +11,10 @@ use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
-use std::thread::spawn;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use zring::base::NodeId;
 use zring::engine::start::{Choice, start};
 use zring::kernel::mount::{Connection, MountSpec};
@@ -101,12 +102,29 @@ fn serve(how: &str) -> Result<(), Box<dyn std::error::Error>> {
         if command == "quit" {
             break;
         }
-        spawn(move || say(id, &director.perform(&command)));
+        // Small, as memory may be short.
+        let thread = Builder::new().stack_size(128 << 10);
+        if let Err(error) = thread.spawn(move || say(id, &director.perform(&command))) {
+            say(id, &format!("no thread: {error}"));
+        }
     }
     // Whoever directs is gone or done: nobody may be left waiting.
     let _ = director.connection.abort();
     let _ = director.connection.unmount(true);
     Ok(())
+}
+
+/// So many KiB more of address space this process may have; 0 lifts that.
+fn limit(kib: u64) -> String {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+    let (_, most) = getrlimit(Resource::RLIMIT_AS).unwrap();
+    let soft = match kib {
+        0 => most,
+        _ => pages * 4096 + (kib << 10),
+    };
+    setrlimit(Resource::RLIMIT_AS, soft, most).unwrap();
+    "limited".to_owned()
 }
 
 #[derive(Clone, Debug)]
@@ -157,6 +175,7 @@ impl Director {
             }
             "store" => self.store(number(1), number(2)),
             "retrieve" => self.retrieve(number(1), number(2)),
+            "limit" => limit(number(1)),
             "umount" => self.unmount(false),
             "umount-lazy" => self.unmount(true),
             "abort" => format!("{:?}", self.connection.abort()),

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use zring::zodb::Family;
+use zring::zodb::write::{self, Leaf};
 
+use crate::base::Base;
 use crate::child::becomes_true;
 use crate::damage::refused;
 use crate::data::database;
@@ -90,6 +93,48 @@ fn check_reads_a_database_through() {
     let ended = check(&db.fs);
     no_bug(&ended);
     assert!(!ended.is_good(), "a lying length goes unnoticed: {ended}");
+}
+
+/// A file that claims blocks of 2^62 bytes is checked by what it has, and records may be as large as a mount is told they are.
+#[test]
+fn check_and_tree_read_what_a_mount_reads() {
+    let rig = Rig::new("check deep", 120);
+    let path = rig.path("Data.fs");
+    let mut base = Base::create(&path);
+    let [empty, plain, chunks] =
+        [Leaf::Blk0, Leaf::Blk0, Leaf::Blk1].map(|leaf| base.file(1 << 62, leaf));
+    base.set_bytes(plain, 0, 1, &[1; 100]);
+    base.set_bytes(chunks, 0, 1, &[1; 50 * 4096]);
+    let large = base.file(128 << 20, Leaf::Blk0);
+    base.set_bytes(large, 0, 1, &vec![1; 70 << 20]);
+    let table = base.fresh();
+    let items: Vec<_> = (0..2000).map(|blk| (blk, table, Leaf::Blk0)).collect();
+    base.put(table, write::small_tree(Family::Lo, &items));
+    base.commit();
+    let zurl = zurl(&path);
+    let run = |args: &[&str]| rig.run(rig.zring().args(args), SHORT);
+    let ended = run(&["check", "--deep", &zurl]);
+    no_bug(&ended);
+    assert!(
+        !ended.is_good() && ended.out.contains("max_record"),
+        "{ended}"
+    );
+    let ended = run(&["check", "--deep", "--max-record", "128M", &zurl]).good();
+    assert!(
+        ended.out.contains("4 big files, 3 blocks checked"),
+        "{ended}"
+    );
+    assert_eq!(base.files[empty].size(), 0);
+    let table = table.to_string();
+    let ended = run(&["tree", "--max-record=4k", &zurl, &table]);
+    no_bug(&ended);
+    assert!(!ended.is_good(), "{ended}");
+    run(&["tree", &zurl, &table]).good();
+    let refused = run(&["check", "--max-record", "1k", &zurl]);
+    assert!(
+        refused.code() == Some(2) && refused.err.contains("from 4k to 1G"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -4,13 +4,19 @@
 //! `ZRING_CUTS` random cuts, spread over the transports.
 
 use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use zring::zodb::write::Leaf;
+
+use crate::base::{Base, word};
 use crate::child::{Ended, becomes_true};
 use crate::data::{Database, database};
 use crate::machine::{Transport, number};
 use crate::on_each_transport;
 use crate::rig::{Mount, Rig, SHORT, no_bug, zurl};
+use crate::visitor::Visitor;
 
 /// Small, with all formats, and transactions of different kinds at the end.
 const SMALL: &str = "--fmt mixed --blksize 8k --blocks 16 --txns 8 --undo .2 --seed";
@@ -56,6 +62,8 @@ on_each_transport!(
     garbage_at_the_end,
     lengths_disagree,
     random_cuts,
+    damaged_in_the_middle,
+    a_record_that_is_damaged,
 );
 
 /// One damaged end. `lost` is how many committed transactions it takes away.
@@ -155,6 +163,144 @@ fn random_cuts(transport: Transport) {
         std::fs::remove_dir_all(db.fs.parent().unwrap()).unwrap();
     }
     assert!(served > 0 || all < 20, "no cut left anything to serve");
+}
+
+/// A database of one file, eight blocks with stamp 1, written elsewhere: whole transactions of it come to the database at once.
+fn eight_blocks(rig: &Rig) -> Base {
+    let mut base = Base::create(&rig.path("made.fs"));
+    let file = base.file(4096, Leaf::Blk0);
+    (0..8).for_each(|blk| base.set(file, blk, 1));
+    base.commit();
+    base
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    let mut file = OpenOptions::new().append(true).open(path).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
+/// What comes while it is followed and is no transaction, with transactions behind it, ends head; older states stay. No new mount is made of that.
+fn damaged_in_the_middle(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("middle", 60);
+    let (made, path) = (rig.path("made.fs"), rig.path("Data.fs"));
+    let mut base = eight_blocks(&rig);
+    let (head, start) = (base.files[0].head(), base.last());
+    let mut ends = Vec::new();
+    for n in 2..5 {
+        ends.push(usize::try_from(std::fs::metadata(&made).unwrap().len()).unwrap());
+        base.set(0, u64::from(n), n);
+        base.commit();
+    }
+    let second = base.files[0].rev(2, start, base.last());
+    let mut whole = std::fs::read(&made).unwrap();
+    let bad = ends[1];
+    whole[bad + 16] = 0xee; // the status of the third
+    std::fs::write(&path, &whole[..ends[0]]).unwrap();
+    let mount = rig.up(&path, transport);
+    let mut inside = Visitor::enter(&rig, &mount.at);
+    let all = format!("stamps {head} 0 32768");
+    inside.ask(&format!("hold {head}"));
+    assert_eq!(inside.ask(&all), "1x8");
+    append(&path, &whole[ends[0]..bad]);
+    inside.await_head(second);
+    assert_eq!(inside.ask(&all), "1x2 2x1 1x5");
+
+    append(&path, &whole[bad..]);
+    let says = format!("the file is damaged at position {bad}");
+    let failed = becomes_true(SHORT, || mount.said().contains(&says));
+    assert!(failed, "{}", mount.said());
+    // Nor is what was cached shown any more.
+    let eio = format!("errno {}", libc::EIO);
+    assert!(becomes_true(SHORT, || inside.ask(&all) == eio));
+    inside.ask(&format!("let {head}"));
+    assert_eq!(inside.ask(&all), eio);
+    assert_eq!(inside.ask("text head/at"), second.to_string());
+    assert_eq!(inside.stat("BigFile"), 1);
+    let old = |rev| format!("stamps {} 0 32768", base.files[0].at(rev));
+    assert_eq!(inside.ask(&old(start)), "1x8");
+    assert_eq!(inside.ask(&old(second)), "1x2 2x1 1x5");
+    drop(inside);
+    mount.stop();
+
+    let options = format!("transport={}", transport.name());
+    let ended = rig.mount("mnt", &zurl(&path), &options).unwrap_err();
+    let said = refused(&ended);
+    assert!(
+        said.contains(&format!("damaged at position {bad}")),
+        "{said}"
+    );
+    assert_eq!(ended.code(), Some(5), "{ended}");
+}
+
+/// The record whose data has this word in it.
+fn record_with(file: &[u8], word: u64) -> usize {
+    const TXN: usize = 23; // no user, no description
+    const RECORD: usize = 42;
+    let number = |at: usize| {
+        let bytes = *file[at..].first_chunk().unwrap();
+        usize::try_from(u64::from_be_bytes(bytes)).unwrap()
+    };
+    let mut at = 4;
+    loop {
+        let end = at + number(at + 8);
+        at += TXN;
+        while at < end {
+            let next = at + RECORD + number(at + 34);
+            let mut words = file[at + RECORD..next].windows(8);
+            if words.any(|bytes| bytes == word.to_le_bytes()) {
+                return at;
+            }
+            at = next;
+        }
+        at += 8;
+    }
+}
+
+/// A record that is another one's in the midst of what is served: an error for its block alone, and a line that says where.
+fn a_record_that_is_damaged(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("record", 60);
+    let path = rig.path("Data.fs");
+    let mut base = eight_blocks(&rig);
+    let head = base.files[0].head();
+    let mut bytes = std::fs::read(rig.path("made.fs")).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    let bad = record_with(&bytes, word(1, 3 * 4096));
+    let oid: String = bytes[bad..bad + 8]
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    bytes[bad] = 0xee;
+    let mount = rig.up(&path, transport);
+    let mut inside = Visitor::enter(&rig, &mount.at);
+    inside.ask(&format!("hold {head}"));
+    let page = |blk: u64| format!("stamps {head} {} 4096", blk * 4096);
+    assert_eq!(inside.ask(&page(2)), "1x1");
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&bytes[bad..=bad], bad as u64).unwrap();
+    assert_eq!(inside.ask(&page(3)), format!("errno {}", libc::EIO));
+    let says = [oid, format!("position {bad}"), format!("@{}", base.last())];
+    let is_said = |line: &str| says.iter().all(|what| line.contains(what));
+    let said = becomes_true(SHORT, || mount.said().lines().any(is_said));
+    assert!(said, "not said: {says:?}: {}", mount.said());
+    assert_eq!(inside.ask(&page(4)), "1x1");
+    // Head goes on.
+    base.set(0, 5, 2);
+    let next = base.commit();
+    append(
+        &path,
+        &std::fs::read(rig.path("made.fs")).unwrap()[bytes.len()..],
+    );
+    inside.await_head(next);
+    assert_eq!(inside.ask(&page(5)), "2x1");
+    assert_eq!(inside.ask(&page(2)), "1x1");
+    drop(inside);
+    mount.stop();
 }
 
 fn truncate(path: &Path, len: u64) {

@@ -31,6 +31,7 @@ mod bad_input;
 mod command;
 mod commit;
 mod content;
+mod crowd;
 mod damage;
 mod defect;
 mod fault;

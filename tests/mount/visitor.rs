@@ -26,7 +26,7 @@ use crate::base::{ordinal, word};
 use crate::child::wait_until;
 use crate::machine::number;
 use crate::rig::Rig;
-use crate::{shorter, soak};
+use crate::{crowd, shorter, soak};
 
 /// Set to make the test binary a visitor of this mountpoint.
 const VISIT: &str = "ZRING_VISIT";
@@ -131,6 +131,8 @@ impl Inside {
                 let files = [self.file(words[1])?, self.file(words[1])?];
                 shorter::behind(files, n(2)..n(3), Duration::from_millis(n(4)))?
             }
+            "gather" => crowd::gather(&self.at, n(1), n(2))?,
+            "ended" => crowd::ended(),
             "soak" => soak::read(&self.at, words)?,
             other => panic!("unknown question {other}"),
         })

@@ -22,7 +22,7 @@ use crate::rig::{Mount, Rig, SHORT, no_bug, verdict};
 
 /// How a server listens, and what it speaks.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     /// TCP, pickles.
     Tcp,
     /// A socket file, msgpack.
@@ -30,7 +30,7 @@ enum Kind {
 }
 
 /// A server that is started, killed and started again on one address.
-struct Server<'r> {
+pub(crate) struct Server<'r> {
     rig: &'r Rig,
     fs: PathBuf,
     address: String,
@@ -40,7 +40,7 @@ struct Server<'r> {
 
 impl<'r> Server<'r> {
     /// Started, and taking connections.
-    fn start(rig: &'r Rig, fs: &Path, kind: Kind) -> Self {
+    pub(crate) fn start(rig: &'r Rig, fs: &Path, kind: Kind) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let address = match kind {
@@ -93,7 +93,7 @@ impl<'r> Server<'r> {
         let _ = fs::remove_file(self.fs.with_extension("fs.lock"));
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         self.running.as_ref().unwrap().signal(signal);
     }
 
@@ -101,7 +101,7 @@ impl<'r> Server<'r> {
         format!("zeo://{}", self.address)
     }
 
-    fn mount(&self, transport: Transport) -> Mount<'r> {
+    pub(crate) fn mount(&self, transport: Transport) -> Mount<'r> {
         let opts = format!("transport={}", transport.name());
         let mount = self.rig.mount("mnt", &self.zurl(), &opts);
         mount.unwrap_or_else(|e| panic!("no mount: {e}"))

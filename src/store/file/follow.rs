@@ -102,6 +102,19 @@ pub struct Poll {
     pub reopen: Option<Reopen>,
 }
 
+impl Poll {
+    /// An error after events would lose them, and they are not found again: the next poll meets it, if it lasts.
+    fn or_later(&mut self, outcome: Result<(), FollowError>) -> Result<(), FollowError> {
+        match outcome {
+            Err(_) if !self.events.is_empty() => {
+                self.more = true;
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+}
+
 /// Why following failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
@@ -249,8 +262,14 @@ impl FileStore {
         })
     }
 
-    /// Looks for what is new; never waits.
+    /// Looks for what is new; never waits. What was found before an error is given out first; the next poll tells the error, if it lasts.
     pub fn poll(&mut self) -> Result<Poll, FollowError> {
+        let file = Arc::clone(&self.file);
+        self.poll_in(&*file)
+    }
+
+    /// Polls, the file at hand being read through `file`.
+    pub(super) fn poll_in<R: ReadAt + ?Sized>(&mut self, file: &R) -> Result<Poll, FollowError> {
         if let Some(ended) = self.ended {
             return Err(ended.into());
         }
@@ -260,9 +279,10 @@ impl FileStore {
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e.into()),
         };
-        let rewritten = self.rewritten()?;
+        let rewritten = self.rewritten(file)?;
         if !rewritten {
-            self.advance(&mut poll)?;
+            let advanced = self.advance(file, &mut poll);
+            poll.or_later(advanced)?;
         }
         poll.place = match named {
             _ if rewritten => Place::Replaced,
@@ -282,35 +302,43 @@ impl FileStore {
     pub fn poll_blocking(&mut self) -> Result<Poll, FollowError> {
         let mut poll = self.poll()?;
         if let Some(reopen) = poll.reopen.take() {
-            let mut adopted = self.adopt(reopen.build(&mut |_, _| {}))?;
-            poll.events.append(&mut adopted.events);
-            (poll.tail, poll.place) = (adopted.tail, adopted.place);
+            match self.adopt(reopen.build(&mut |_, _| {})) {
+                Ok(mut adopted) => {
+                    poll.events.append(&mut adopted.events);
+                    (poll.tail, poll.place) = (adopted.tail, adopted.place);
+                    poll.more = adopted.more;
+                }
+                Err(error) => poll.or_later(Err(error))?,
+            }
         }
         Ok(poll)
     }
 
     /// Whether the file at hand lost what was committed.
-    fn rewritten(&mut self) -> io::Result<bool> {
-        let size = self.file.metadata()?.len();
+    fn rewritten<R: ReadAt + ?Sized>(&self, file: &R) -> io::Result<bool> {
+        let size = file.size()?;
         let Some(pos) = self.ends.last_pos else {
             // Nothing was committed: there is only the magic to lose.
             return Ok(self.begun && size < MAGIC_LEN);
         };
         let mut tid = [0; WORD_LEN];
-        let n = self.file.read_full(&mut tid, pos)?;
+        let n = file.read_full(&mut tid, pos)?;
         let same = n == tid.len() && Tid::from_bytes(tid) == self.ends.last;
         Ok(size < self.ends.end || !same)
     }
 
     /// Takes in what the file at hand has grown by.
-    fn advance(&mut self, poll: &mut Poll) -> Result<(), FollowError> {
-        let file = self.file.clone();
-        let mut size = file.metadata()?.len();
+    fn advance<R: ReadAt + ?Sized>(
+        &mut self,
+        file: &R,
+        poll: &mut Poll,
+    ) -> Result<(), FollowError> {
+        let mut size = file.size()?;
         if !self.begun && size >= MAGIC_LEN {
-            open::check_magic(&self.path, &file)?;
+            open::check_magic(&self.path, file)?;
             self.begun = true;
         }
-        let (mut window, mut records) = (Window::new(&*file), Records::new());
+        let (mut window, mut records) = (Window::new(file), Records::new());
         loop {
             let Ends { end, last, .. } = self.ends;
             match look(&mut window, end, last, size, &mut records)? {
@@ -333,11 +361,11 @@ impl FileStore {
                         return Ok(());
                     };
                     // The file may have grown while it was read: only what stays is suspicious.
-                    let now = file.metadata()?.len();
+                    let now = file.size()?;
                     if now == size {
-                        return self.suspect(pos, what, size);
+                        return self.suspect(file, pos, what, size);
                     }
-                    (size, window) = (now, Window::new(&*file));
+                    (size, window) = (now, Window::new(file));
                 }
             }
             if poll.events.len() >= POLL_COMMITS_MAX {
@@ -362,15 +390,22 @@ impl FileStore {
     }
 
     /// A tail that cannot be right: waiting may help, unless the database goes on behind.
-    fn suspect(&mut self, pos: u64, what: Fault, size: u64) -> Result<(), FollowError> {
+    fn suspect<R: ReadAt + ?Sized>(
+        &mut self,
+        file: &R,
+        pos: u64,
+        what: Fault,
+        size: u64,
+    ) -> Result<(), FollowError> {
         if self.suspicious_size == Some(size) {
             return Ok(());
         }
-        self.suspicious_size = Some(size);
-        match open::goes_on_behind(&*self.file, &self.ends, size)? {
-            true => self.end(Ended::Damaged { pos, what }),
-            false => Ok(()),
+        if open::goes_on_behind(file, &self.ends, size)? {
+            return self.end(Ended::Damaged { pos, what });
         }
+        // Only now: a read that failed has answered nothing.
+        self.suspicious_size = Some(size);
+        Ok(())
     }
 
     fn end<T>(&mut self, ended: Ended) -> Result<T, FollowError> {
@@ -436,7 +471,8 @@ impl FileStore {
         self.index_fault = opened.index_fault;
         self.recent = recent.into_iter().rev().collect();
         self.suspicious_size = None;
-        tell(self, &mut poll)?;
+        let told = tell(self, &mut poll);
+        poll.or_later(told)?;
         Ok(poll)
     }
 

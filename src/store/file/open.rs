@@ -198,7 +198,7 @@ fn check_kind(path: &Path, meta: &Metadata) -> Result<(), OpenError> {
 }
 
 /// Checks that a file begins as it should; one that is just being created may be shorter.
-pub(super) fn check_magic(path: &Path, file: &File) -> Result<(), OpenError> {
+pub(super) fn check_magic<R: ReadAt + ?Sized>(path: &Path, file: &R) -> Result<(), OpenError> {
     let mut start = [0; 4];
     let n = file.read_full(&mut start, 0);
     let n = n.map_err(|e| OpenError::io(path, e))?;

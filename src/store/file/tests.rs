@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::testing::{Dir, Rng, SMALL, Says, Shape, Twin, commit, database, open};
+use super::window::ReadAt;
 use super::*;
 use crate::base::{Oid, Tid};
 use crate::store::LoadError;
 use crate::wire::fs1::Fault;
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::io;
 
 const T1: Tid = Tid(0x03d4_dc00_0888_8888);
 const T2: Tid = Tid(0x03d4_dc00_0ccc_cccc);
@@ -240,6 +243,88 @@ fn following_gives_every_commit_once_with_a_view_that_stays() {
         for view in views.iter().step_by(9) {
             twin.as_of(view.at()).check(view);
         }
+    }
+}
+
+/// A file of which one question fails, after so many that do not.
+struct Failing<'f>(&'f std::fs::File, Cell<usize>);
+
+impl Failing<'_> {
+    fn ask(&self) -> io::Result<()> {
+        let left = self.1.get().checked_sub(1);
+        self.1.set(left.unwrap_or(usize::MAX));
+        left.map(drop)
+            .ok_or(io::Error::from_raw_os_error(libc::EIO))
+    }
+}
+
+impl ReadAt for Failing<'_> {
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+        self.ask()?;
+        ReadAt::read_at(self.0, buf, pos)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.ask()?;
+        self.0.size()
+    }
+}
+
+#[test]
+fn whatever_read_fails_no_commit_is_lost_and_damage_is_still_found() {
+    let dir = Dir::new();
+    let shape = Shape {
+        bytes: 30_000,
+        ..SMALL
+    };
+    let (mut writer, mut twin) = database(&dir.path(), 11, 3, shape);
+    let begun = std::fs::read(dir.path()).unwrap();
+    let (known, mut rng) = (twin.txns.len(), Rng(12));
+    (0..20).for_each(|_| commit(&mut writer, &mut twin, &mut rng, shape));
+    let sound = std::fs::read(dir.path()).unwrap();
+    let (last, end) = (twin.last(), sound.len());
+    (0..2).for_each(|_| commit(&mut writer, &mut twin, &mut rng, shape));
+    let mut damaged = std::fs::read(dir.path()).unwrap();
+    damaged[end + 16] = 0xee;
+    let path = dir.0.join("grown");
+    for (whole, is_sound) in [(sound, true), (damaged, false)] {
+        let mut errors = [0; 2];
+        for n in 0.. {
+            std::fs::write(&path, &begun).unwrap();
+            let (mut store, _) = open(&path).unwrap();
+            std::fs::write(&path, &whole).unwrap();
+            let (file, mut seen) = (std::fs::File::open(&path).unwrap(), Vec::new());
+            let failing = Failing(&file, Cell::new(n));
+            let ended = loop {
+                match store.poll_in(&failing) {
+                    Ok(poll) => {
+                        let is_last = poll.events.is_empty() && !poll.more;
+                        errors[1] += usize::from(poll.more);
+                        seen.extend(poll.events);
+                        if is_last {
+                            break true;
+                        }
+                    }
+                    Err(FollowError::Io(_)) => errors[0] += 1,
+                    Err(FollowError::Reopen(OpenError::Io { .. })) => errors[0] += 1,
+                    Err(FollowError::Damaged { pos, .. }) => break pos != end as u64,
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            assert_eq!(ended, is_sound, "after {n}");
+            let wanted = twin.txns[known..].iter().filter(|txn| txn.0 <= last);
+            let given = seen.iter().map(|event| match event {
+                Event::Commit(commit) => (commit.tid, commit.oids.to_vec()),
+                other => panic!("{other:?}"),
+            });
+            assert!(given.eq(wanted.cloned()), "after {n}: {seen:?}");
+            twin.as_of(last).check(&store.view());
+            if failing.1.get() < usize::MAX / 2 {
+                break; // more than are asked
+            }
+        }
+        // Some came before anything was found, and some in the middle.
+        assert!(errors[0] > 2 && errors[1] > 10, "{errors:?}");
     }
 }
 

@@ -20,6 +20,9 @@ pub(super) trait ReadAt {
     /// Reads at a position, as `pread` does: less than asked near the end of the file.
     fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize>;
 
+    /// How long the file is now.
+    fn size(&self) -> io::Result<u64>;
+
     /// Reads until `buf` is full or the file ends; gives the number of bytes.
     fn read_full(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
         let mut done = 0;
@@ -39,6 +42,10 @@ impl ReadAt for File {
     fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
         std::os::unix::fs::FileExt::read_at(self, buf, pos)
     }
+
+    fn size(&self) -> io::Result<u64> {
+        self.metadata().map(|meta| meta.len())
+    }
 }
 
 impl ReadAt for [u8] {
@@ -47,6 +54,10 @@ impl ReadAt for [u8] {
         let n = buf.len().min(self.len() - from);
         buf[..n].copy_from_slice(&self[from..from + n]);
         Ok(n)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
     }
 }
 
@@ -124,6 +135,10 @@ mod tests {
             let (times, bytes) = self.1.get();
             self.1.set((times + 1, bytes + n));
             Ok(n)
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            self.0.size()
         }
     }
 

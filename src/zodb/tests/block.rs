@@ -49,6 +49,17 @@ fn assemble(chunks: &BTreeMap<i64, Vec<u8>>, blksize: usize) -> Option<Vec<u8>> 
     Some(block)
 }
 
+/// A block checked three chunks at a time.
+fn checked(db: &mut Db, oid: Oid, blksize: BlkSize) -> Result<(), ZodbError> {
+    let mut found = Vec::new();
+    db.run(|ask| zblk::chunks(ask, oid, blksize, &mut found))?;
+    for first in (0..found.len()).step_by(2) {
+        let some = &found[first..found.len().min(first + 3)];
+        db.run(|ask| zblk::check(ask, oid, blksize, some))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn fill_agrees_with_assembling() {
     let (mut sound, mut damaged) = (0, 0);
@@ -84,6 +95,11 @@ fn fill_agrees_with_assembling() {
             whole.is_ok(),
             twin.is_some(),
             "seed {seed}: {whole:?} {chunks:?}"
+        );
+        assert_eq!(
+            checked(&mut db, oid, size),
+            whole.clone().map(drop),
+            "seed {seed}"
         );
         match whole {
             // The block, its table, the buckets, all chunks.
@@ -150,6 +166,8 @@ fn blocks_in_one_piece() {
     let error = db
         .run(|ask| zblk::fill(ask, oid, BlkSize(2), 0, &mut [0]))
         .unwrap_err();
+    assert_eq!(checked(&mut db, oid, BlkSize(2)).unwrap_err(), error);
+    assert_eq!(checked(&mut db, oid, BlkSize(1 << 62)), Ok(()));
     assert_eq!(
         error,
         ZodbError::LongBlock {
@@ -161,6 +179,7 @@ fn blocks_in_one_piece() {
     let error = db
         .run(|ask| zblk::fill(ask, data, BlkSize(9), 0, &mut [0]))
         .unwrap_err();
+    assert_eq!(checked(&mut db, data, BlkSize(9)).unwrap_err(), error);
     assert_eq!(
         error.to_string(),
         format!("object {data}: expected ZBlk0 or ZBlk1, found ZData")
