@@ -4,7 +4,6 @@
 use super::serve::FileService;
 use super::shared::{Counters, ToControl, ToWorker};
 use super::task::{Job, Task};
-use super::zhead::Line;
 use crate::base::limit;
 use crate::base::{Fh, NodeId, Rev, Tid, Unique};
 use crate::fs::errno;
@@ -235,19 +234,14 @@ impl FileService {
         let mut i = 0;
         while i < self.zhead_reads.len() {
             let (fh, _, held) = &self.zhead_reads[i];
-            // A read has room for one line at least, or gets nothing ever.
             let room = Self::room(port, held);
-            let outcome = match self.shared.zhead.read(*fh, &mut port.body(held)[..room]) {
-                Line::Later if !stopping => {
-                    i += 1;
-                    continue;
-                }
-                Line::Later => Ok(0),
-                Line::Bytes(len) => Ok(len),
-                Line::Detached => Err(libc::EIO),
-            };
+            let read = self.shared.zhead.read(*fh, &mut port.body(held)[..room]);
+            if read.is_none() && !stopping {
+                i += 1;
+                continue;
+            }
             let (_, _, held) = self.zhead_reads.swap_remove(i);
-            self.reply(port, held, outcome);
+            self.reply(port, held, Ok(read.unwrap_or(0)));
         }
     }
 

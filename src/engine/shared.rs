@@ -258,8 +258,16 @@ impl Shared {
             return false;
         }
         // In one order with `future_lookups`: either control sees who waits, or who waits sees the new head.
-        self.zhead
-            .show(tid, || self.head.store(tid.0, Ordering::SeqCst))
+        let told = self
+            .zhead
+            .show(tid, || self.head.store(tid.0, Ordering::SeqCst));
+        for _ in 0..told.detached {
+            let why = format!("{} transactions are not read", limit::ZHEAD_LINES_MAX);
+            self.log.error(format!(
+                "zhead: /.wcfs/debug/zhead: write: {why}  (detaching reader)"
+            ));
+        }
+        told.any
     }
 
     /// Everything that a worker begins from now on is answered as of this state, or a later one.

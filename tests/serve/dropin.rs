@@ -313,13 +313,23 @@ fn e16_stats_have_their_names_and_zhead_its_lines() {
     }
     let oid = scene.base.files[0].oid;
     let watcher = scene.start_shell("echo in; exec cat $M/.wcfs/debug/zhead");
-    assert!(becomes_true(SHORT, || mount.stat("ZHeadLink") == 1));
+    // A shell reads it byte by byte.
+    let slow = scene
+        .start_shell("exec <$M/.wcfs/debug/zhead; read line; echo $line; read line; echo $line");
+    assert!(becomes_true(SHORT, || mount.stat("ZHeadLink") == 2));
+    let written = scene.shell("/bin/echo x >$M/.wcfs/debug/zhead");
+    assert!(
+        written.err.contains("Connection reset by peer"),
+        "{written}"
+    );
     scene
         .shell(&format!("cat $M/head/bigfile/{oid} >/dev/null"))
         .good();
     let tids: Vec<String> = (0..3).map(|_| scene.base.commit().to_string()).collect();
     assert!(becomes_true(SHORT, || watcher.out_so_far().lines().count() == 4));
     assert_eq!(watcher.out_so_far(), format!("in\n{}\n", tids.join("\n")));
+    let slow = slow.wait(SHORT).good();
+    assert_eq!(slow.out, format!("{}\n{}\n", tids[0], tids[1]));
     assert_eq!(mount.head(), tids[2]);
     let later = values(&mount.cat(".wcfs/stats"));
     for ((a, before), (b, after)) in values(&first).into_iter().zip(later) {
