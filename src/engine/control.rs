@@ -13,7 +13,7 @@ use super::follow::{self, LOOK_EVERY, Watch};
 use super::history::{self, History, Source, Unloaded};
 use super::links::LinkTable;
 use super::notifier::{Keep, Store, ToNotifier};
-use super::retrieval::Retrieval;
+use super::retrieval::{Retrieval, unretrieved};
 use super::shared::{Mailbox, Published, Shared, ToControl, ToWorker};
 use crate::base::{NodeId, Tid, limit};
 use crate::fs::advance::{Action, Drop, Event as HeadEvent, Head, Shorter};
@@ -526,8 +526,11 @@ impl Work {
             else {
                 continue;
             };
-            self.retrieval
-                .ask(&control.connection, (oid, rev), (node, blk, blksize), seen);
+            let (place, block) = ((oid, rev), (node, blk, blksize));
+            let asked = self.retrieval.ask(&control.connection, place, block, seen);
+            if let Err(error) = asked {
+                control.shared.log.error(unretrieved(oid, blk, &error));
+            }
         }
         self.retrieval
             .begin(Duration::from_millis(limit::KEEP_DEADLINE_MS))
@@ -537,7 +540,12 @@ impl Work {
     /// All pages came, or it took too long.
     fn kept(&mut self) {
         let shared = &self.control.shared;
-        for (place, pieces) in self.retrieval.end() {
+        let late = |oid, blk| {
+            shared
+                .log
+                .error(unretrieved(oid, blk, &"no answer in time"))
+        };
+        for (place, pieces) in self.retrieval.end(late) {
             let mut kept = shared.kept.lock().expect("a panic aborts");
             kept.put(place, pieces);
             // The kernel knows the file, somebody may have it open: no OPEN will come for it.

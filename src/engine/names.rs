@@ -7,7 +7,7 @@ use super::task::{Job, Task};
 use crate::base::limit;
 use crate::base::{Fh, NodeId, Rev, Tid, Unique};
 use crate::fs::errno;
-use crate::fs::tree::{self, Name, Node, fixed};
+use crate::fs::tree::{self, Name, NameError, Node, fixed};
 use crate::kernel::port::{Held, Port};
 use crate::wire::fuse::abi::{Attr, fopen};
 use crate::wire::fuse::reply;
@@ -25,7 +25,12 @@ impl FileService {
             let Op::Lookup { name } = request.op else {
                 return Err(libc::EIO);
             };
-            tree::resolve(&parent, name).map_err(errno::of_name)
+            tree::resolve(&parent, name).map_err(|error| {
+                if error == NameError::Invalid {
+                    self.shared.log.warning(tree::unreadable(&parent, name));
+                }
+                errno::of_name(error)
+            })
         });
         let outcome = match resolved {
             Err(errno) => Err(errno),

@@ -198,6 +198,7 @@ pub(super) fn start(
     let Inboxes { advance, keeps } = inboxes;
     let (dropping, storing, keeping) = (connection.clone(), connection.clone(), connection.clone());
     let (withdrawing, stores) = (Arc::clone(shared), Arc::clone(shared));
+    let log = shared.log.clone();
     Ok(vec![
         proc::spawn("zring-notify", move || {
             let mut sizes = Sizes::new(&dropping);
@@ -235,7 +236,13 @@ pub(super) fn start(
                     // Its pages were dropped, or are about to be: nobody drops them again.
                     Store::Pages { node, off, data }
                         if is_gone(&stores, *node, off + data.len() as u64) => {}
-                    Store::Pages { node, off, data } => put(&storing, *node, *off, data),
+                    Store::Pages { node, off, data } => {
+                        if let Err(error) = put(&storing, *node, *off, data)
+                            && let Some(Node::File(file)) = stores.tree().node(*node)
+                        {
+                            stores.log.error(unstored(&file, *off, error));
+                        }
+                    }
                     Store::Name(parent, name) => let_go(&storing, &stores, *parent, name),
                 }
                 stores.stores.done(&store);
@@ -252,7 +259,9 @@ pub(super) fn start(
                     // A STORE behind the end would make the file longer.
                     let left = usize::try_from(file.size().saturating_sub(off));
                     let len = data.len().min(left.unwrap_or(usize::MAX));
-                    put(&keeping, file.id, off, &data[..len]);
+                    if let Err(error) = put(&keeping, file.id, off, &data[..len]) {
+                        log.error(unstored(&file, off, error));
+                    }
                 }
                 if let Some((worker, unique)) = opener {
                     worker.send(ToWorker::Stored(unique));
@@ -358,9 +367,33 @@ fn drop_all(connection: &Connection, shared: &Shared, drops: &[Drop]) -> Result<
         {
             file.let_size();
         }
-        carry_out(connection, drop)?;
+        if let Err(error) = carry_out(connection, drop) {
+            if let Drop::Pages { node, off, .. } = *drop
+                && let Some(Node::File(file)) = shared.tree().node(node)
+            {
+                shared.log.error(undropped(&file, off, error));
+            }
+            return Err(error);
+        }
     }
     Ok(())
+}
+
+/// What the log says of a block that the kernel does not drop. Nobody goes on after that.
+fn undropped(file: &FileNode, off: u64, error: NotifyError) -> String {
+    format!("{file}: invalidate blk {}: {error}", file.blk_at(off))
+}
+
+/// What it says of one that the kernel does not take.
+fn unstored(file: &FileNode, off: u64, error: NotifyError) -> String {
+    let (blk, harm) = (
+        file.blk_at(off).0,
+        "ignoring, but reading from bigfile will be very slow",
+    );
+    format!(
+        "BUG: bigfile {}: blk {blk}: -> pagecache: {error}  ({harm})",
+        file.oid
+    )
 }
 
 fn carry_out(connection: &Connection, drop: &Drop) -> Result<Told, NotifyError> {
@@ -374,14 +407,15 @@ fn carry_out(connection: &Connection, drop: &Drop) -> Result<Told, NotifyError> 
     tell(&connection.fuse, &head, &[])
 }
 
-/// Forgotten, gone, or no memory: readers will ask for what they need.
-fn put(connection: &Connection, node: NodeId, off: u64, data: &[u8]) {
+/// Forgotten, gone, or refused: readers will ask for what they need.
+fn put(connection: &Connection, node: NodeId, off: u64, data: &[u8]) -> Result<(), NotifyError> {
     for (i, part) in data.chunks(STORE_BYTES).enumerate() {
         let head = Head::store(node, off + (i * STORE_BYTES) as u64, part.len());
-        if tell(&connection.fuse, &head, &[part]) != Ok(Told::Done) {
-            return;
+        if tell(&connection.fuse, &head, &[part])? != Told::Done {
+            break;
         }
     }
+    Ok(())
 }
 
 fn let_go(connection: &Connection, shared: &Shared, parent: NodeId, name: &str) {
@@ -389,5 +423,29 @@ fn let_go(connection: &Connection, shared: &Shared, parent: NodeId, name: &str) 
     if let Err(error) = tell(&connection.fuse, &head, &[name.as_bytes(), b"\0"]) {
         let text = format!("name {name}: {error}; it expires by itself");
         shared.log.warning(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{BlkSize, Oid, Rev, Tid};
+    use crate::fs::tree::Tree;
+    use nix::errno::Errno;
+
+    #[test]
+    fn what_the_kernel_refuses_is_named_by_its_file_and_block() {
+        let file = Tree::default().enter_file(Rev::Head, Oid(16), Tid(1));
+        file.told_blksize(BlkSize(8192));
+        let error = NotifyError {
+            errno: Errno::ENOMEM,
+        };
+        let why = "the kernel refused a notification: ENOMEM: Out of memory";
+        let text = format!("/head/bigfile/0000000000000010: invalidate blk #3: {why}");
+        assert_eq!(undropped(&file, 3 * 8192 + 4096, error), text);
+        let text = format!(
+            "BUG: bigfile 0000000000000010: blk 3: -> pagecache: {why}  (ignoring, but reading from bigfile will be very slow)"
+        );
+        assert_eq!(unstored(&file, 3 * 8192, error), text);
     }
 }

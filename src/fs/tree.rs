@@ -11,8 +11,10 @@
 //! A `Tree` is one value for the whole daemon, changed by LOOKUP and FORGET only: requests for a known node
 //! go by their worker's own copy of [`Node`].
 
-use crate::base::{NodeId, Oid, Rev, Tid};
+use crate::base::{BlkNo, BlkSize, NodeId, Oid, Rev, Tid};
+use crate::wire::quote::quoted;
 use rustc_hash::FxHashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -54,6 +56,8 @@ pub struct FileNode {
     pub oid: Oid,
     /// Approximate last change, as shown by stat: 0 until known.
     mtime: AtomicU64,
+    /// Bytes of a block, as they were when it was looked up last; 0 before that.
+    blksize: AtomicU64,
     /// Bytes, of a file below `@<tid>`: 0 until the kernel is told.
     size: AtomicU64,
     /// Bytes that the kernel is told of at most, of a file below head: see [`FileNode::limit`].
@@ -80,6 +84,17 @@ impl FileNode {
     /// Notes a change; an older one than known is not news.
     pub fn changed_at(&self, tid: Tid) {
         self.mtime.fetch_max(tid.0, Ordering::Relaxed);
+    }
+
+    /// Its blocks have so many bytes.
+    pub fn told_blksize(&self, blksize: BlkSize) {
+        self.blksize.store(blksize.0, Ordering::Relaxed);
+    }
+
+    /// The block that a byte is in; the first while nobody has told how long they are.
+    pub fn blk_at(&self, off: u64) -> BlkNo {
+        let blksize = self.blksize.load(Ordering::Relaxed);
+        BlkNo(off.checked_div(blksize).unwrap_or(0))
     }
 
     /// Bytes of a file below `@<tid>`, which never change; 0 until the kernel is told.
@@ -135,6 +150,13 @@ impl FileNode {
     /// Whether the node outlived its ZBigFile.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
+    }
+}
+
+/// The path of a file in the mount, as the log names it.
+impl fmt::Display for FileNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}/bigfile/{}", self.rev, self.oid)
     }
 }
 
@@ -240,6 +262,15 @@ pub fn resolve(parent: &Node, name: &[u8]) -> Result<Name, NameError> {
             Oid::parse(name).ok_or(NameError::Invalid)?,
         )),
         _ => Err(NameError::NotDir),
+    }
+}
+
+/// What the log says of a name that is not of its directory's form.
+pub fn unreadable(parent: &Node, name: &[u8]) -> String {
+    let name = quoted(name);
+    match parent {
+        Node::Bigfile(rev) => format!("/{rev}/bigfile: lookup {name}: not oid"),
+        _ => format!("/: lookup {name}: not @rev"),
     }
 }
 
@@ -368,6 +399,7 @@ impl Tree {
                         rev,
                         oid,
                         mtime,
+                        blksize: 0.into(),
                         size: 0.into(),
                         size_max: UNLIMITED.into(),
                         has_shrunk: false.into(),
@@ -565,6 +597,10 @@ mod tests {
         );
         assert_eq!(resolve(&Node::View(Rev::Head), oid), Err(NameError::Absent));
         assert_eq!(resolve(&Node::HeadAt, b"x"), Err(NameError::NotDir));
+        let text = unreadable(&Node::Root, b"@x\n");
+        assert_eq!(text, r#"/: lookup "@x\n": not @rev"#);
+        let text = unreadable(&Node::Bigfile(Rev::At(Tid(16))), b"x");
+        assert_eq!(text, r#"/@0000000000000010/bigfile: lookup "x": not oid"#);
     }
 
     #[test]
