@@ -150,6 +150,8 @@ impl Control {
 impl Work {
     /// Takes all messages and, if the database may have changed or it is time, all transactions there are; `None` to stop.
     fn turn(&mut self, changed: bool) -> Option<Duration> {
+        let shared = Arc::clone(&self.control.shared);
+        let _beat = shared.control.begin();
         while let Ok(message) = self.control.inbox.try_recv() {
             match message {
                 ToControl::Stop => {

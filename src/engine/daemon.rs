@@ -203,6 +203,12 @@ pub fn run(
     })?;
     drop(view);
     let (shared, workers, notes) = made.expect("start calls it once");
+    let transport = match running.transport {
+        TransportKind::Plain => 1,
+        TransportKind::Dev => 2,
+        TransportKind::Uring => 3,
+    };
+    shared.transport.store(transport, Ordering::Relaxed);
     if let Some(kb) = options.read_ahead_kb
         && let Err(error) = running.connection.set_read_ahead_kb(kb)
     {

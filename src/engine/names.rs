@@ -79,7 +79,14 @@ impl FileService {
             Node::HeadAt => self.shared.head().to_string().into(),
             Node::Zurl => self.shared.zurl.as_str().into(),
             Node::Pintimeout => self.shared.pintimeout.as_str().into(),
-            Node::Stats => self.shared.stats().into(),
+            Node::Stats => {
+                let stats = self.shared.stats();
+                // The next one to look sees whether it answered.
+                if self.shared.control.ask() {
+                    self.links.control.send(ToControl::Look);
+                }
+                stats.into()
+            }
             _ => return None,
         })
     }

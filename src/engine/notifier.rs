@@ -203,6 +203,7 @@ pub(super) fn start(
         proc::spawn("zring-notify", move || {
             let mut sizes = Sizes::new(&dropping);
             for told in advance {
+                let _beat = withdrawing.notifier.begin();
                 control.send(match told {
                     ToNotifier::Drop(drops, resized) => {
                         withdrawing.stores.withdraw(&drops);

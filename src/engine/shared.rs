@@ -25,6 +25,7 @@ use super::log::Log;
 use super::notifier::Stores;
 use super::presence::Presence;
 use super::probe::Probe;
+use super::pulse::Pulse;
 use super::zhead::Zhead;
 use crate::base::limit;
 use crate::base::{NodeId, Oid, Tid, Unique};
@@ -87,6 +88,12 @@ pub struct Shared {
     pub zhead: Zhead,
     /// What is watched.
     pub isolation: LinkCounts,
+    /// Whether control goes on.
+    pub control: Pulse,
+    /// Whether the notifier does.
+    pub notifier: Pulse,
+    /// How requests come in, once that is known: see [`Self::stats`].
+    pub transport: AtomicU64,
     /// Clients brought out of waiting for themselves so far.
     pub ways_out: AtomicU64,
     /// Files that became shorter so far.
@@ -222,6 +229,9 @@ impl Shared {
             debug: setup.debug,
             zhead: Zhead::default(),
             isolation: LinkCounts::default(),
+            control: Pulse::default(),
+            notifier: Pulse::default(),
+            transport: AtomicU64::new(0),
             ways_out: AtomicU64::new(0),
             shortened: AtomicU64::new(0),
             sizes_untold: AtomicU64::new(0),
@@ -390,6 +400,13 @@ impl Shared {
             ("shorter", self.shortened.load(Ordering::Relaxed)),
             ("size_untold", self.sizes_untold.load(Ordering::Relaxed)),
             ("decode_rejected", self.sum(|c| &c.rejected)),
+            // 1 plain, 2 dev, 3 uring.
+            ("Transport", self.transport.load(Ordering::Relaxed)),
+            // Whether the kernel gives pages back that can be used: 0 not known yet, 1 yes, 2 no.
+            ("Retrieve", self.probe.shown()),
+            // For how many ms these threads have been at one thing, or have not answered.
+            ("ControlBusy", self.control.late_ms()),
+            ("NotifyBusy", self.notifier.late_ms()),
         ];
         // Of a server alone: 0 frozen, 1 catching up, 2 serving; and how often it was connected to.
         let upstream = self.upstream.iter().flat_map(|link| {
