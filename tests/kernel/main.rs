@@ -50,6 +50,7 @@ mod reuse;
 mod rings;
 mod shrink;
 mod unmount;
+mod wakeup;
 mod withdrawn;
 
 pub(crate) use transport::on_each_transport;
