@@ -17,7 +17,7 @@ use crate::base::{NodeId, Unique};
 use crate::fs::advance::{Drop, Shorter};
 use crate::fs::kept::Piece;
 use crate::fs::tree::{FileNode, Node, fixed};
-use crate::kernel::asker::Asker;
+use crate::kernel::asker::{AskError, Asker};
 use crate::kernel::mount::Connection;
 use crate::kernel::notify::{NotifyError, Told, tell};
 use crate::kernel::proc;
@@ -293,7 +293,25 @@ fn behind(files: &[Shorter]) -> Vec<Drop> {
 /// Makes the kernel know how long files are.
 struct Sizes {
     asker: Option<Asker>,
+    patience: Patience,
     has_failed: bool,
+}
+
+/// How long an answer about sizes is waited for: an advance waits with it. One that is late makes the next be waited for much less,
+/// so that `head/at` lags behind once, and one in time makes all as before.
+struct Patience(Duration);
+
+impl Patience {
+    const MOST: Duration = Duration::from_millis(SIZES_DEADLINE_MS);
+    /// Many times what an answer takes.
+    const LEAST: Duration = Duration::from_millis(15);
+
+    fn learn(&mut self, is_late: bool) {
+        self.0 = match is_late {
+            true => (self.0 / 8).max(Self::LEAST),
+            false => Self::MOST,
+        };
+    }
 }
 
 impl Sizes {
@@ -301,6 +319,7 @@ impl Sizes {
         let device = connection.device;
         Self {
             asker: device.map(|device| Asker::new(connection.mountpoint(), device)),
+            patience: Patience(Patience::MOST),
             has_failed: false,
         }
     }
@@ -346,8 +365,9 @@ impl Sizes {
         let Some(asker) = &mut self.asker else {
             return;
         };
-        let limit = Duration::from_millis(SIZES_DEADLINE_MS);
-        let Err(error) = asker.ask(names, limit) else {
+        let answer = asker.ask(names, self.patience.0);
+        self.patience.learn(matches!(answer, Err(AskError::Late)));
+        let Err(error) = answer else {
             return;
         };
         let count = names.len() as u64;
@@ -433,6 +453,22 @@ mod tests {
     use crate::base::{BlkSize, Oid, Rev, Tid};
     use crate::fs::tree::Tree;
     use nix::errno::Errno;
+
+    #[test]
+    fn who_is_late_again_and_again_is_waited_for_once() {
+        let mut patience = Patience(Patience::MOST);
+        let mut waited = Duration::ZERO;
+        for _ in 0..10 {
+            waited += patience.0;
+            patience.learn(true);
+        }
+        assert!(
+            waited < Patience::MOST + Duration::from_millis(300),
+            "{waited:?}"
+        );
+        patience.learn(false);
+        assert_eq!(patience.0, Patience::MOST);
+    }
 
     #[test]
     fn what_the_kernel_refuses_is_named_by_its_file_and_block() {

@@ -9,6 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use zring::base::Tid;
 use zring::zodb::write::Leaf;
 
@@ -27,6 +29,7 @@ on_each_transport!(
     d11_an_interrupted_reader_takes_nothing_from_others,
     d14_history_is_forgotten_beside_readers,
     d19_mounted_over,
+    d19_mounted_over_files_that_grow,
     d19_detached_while_it_is_used,
     d19_killed_between_commits,
     d20_names_that_were_looked_up_leave_nothing,
@@ -234,6 +237,60 @@ fn d19_mounted_over(transport: Transport) {
     rig.run(off.arg(&scene.mount.at), SHORT).good();
     assert!(follows, "commits are not followed below another mount");
     scene.inside.await_head(scene.base.last());
+    scene.read_all(0);
+    scene.stop();
+}
+
+/// D19: neither what lies over the mount, nor a process that asks for sizes and is late each time, keeps commits back.
+fn d19_mounted_over_files_that_grow(transport: Transport) {
+    if !transport.is_there() || !root_or_lack("a mount over the mount") {
+        return;
+    }
+    let rig = Rig::new("d19-grow", 90);
+    let mut scene = Scene::new(&rig, transport, small_blocks);
+    let path = scene.base.files[0].head();
+    scene.read_all(0);
+    scene.inside.ask(&format!("hold {path}"));
+    let mut over = rig.command("mount");
+    over.args(["-t", "tmpfs", "tmpfs"]).arg(&scene.mount.at);
+    rig.run(&mut over, SHORT).good();
+    // Each transaction is seen in the open file before long.
+    let mut slowest = Duration::ZERO;
+    let mut blocks = BLOCKS;
+    for _ in 0..20 {
+        scene.base.set(0, blocks, 2);
+        blocks += 1;
+        scene.base.commit();
+        let began = Instant::now();
+        let all = format!("stamps {path} 0 {}", 2 * BLOCKS * 4096);
+        let grows = becomes_true(SHORT, || scene.inside.pages(&all).len() as u64 == blocks);
+        assert!(grows, "the file does not grow");
+        slowest = slowest.max(began.elapsed());
+    }
+    let mut off = rig.command("umount");
+    rig.run(off.arg(&scene.mount.at), SHORT).good();
+    println!("below another mount: {slowest:?} at most");
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    scene.inside.await_head(scene.base.last());
+    // Now somebody asks, and never answers in time.
+    scene.base.set(0, blocks, 2);
+    scene.commit();
+    let is_asker = |pid: &Pid| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.starts_with(b"zring\0look\0sizes\0")
+    };
+    let asker = rig.processes().into_iter().find(is_asker).unwrap();
+    let began = Instant::now();
+    for n in 1..=5 {
+        kill(asker, Signal::SIGSTOP).unwrap();
+        scene.base.set(0, blocks + n, 2);
+        scene.commit();
+        kill(asker, Signal::SIGCONT).unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    let all = began.elapsed();
+    println!("five transactions with one who is late each time: {all:?}");
+    assert!(all < Duration::from_millis(2500), "{all:?}");
     scene.read_all(0);
     scene.stop();
 }
