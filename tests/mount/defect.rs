@@ -185,9 +185,13 @@ fn d14_history_is_forgotten_beside_readers(transport: Transport) {
     }
     let rig = Rig::new("d14", 90);
     let mut scene = Scene::new(&rig, transport, small_blocks);
+    let (oid, start) = (scene.oid(), scene.start);
     let path = scene.base.files[0].head();
-    // Two minutes from one transaction to the next: each makes the one before forgotten.
+    scene.read_all(0);
+    // Two minutes from one transaction to the next: each makes the one before forgotten, unless somebody sees it.
     scene.base.step = 2 << 32;
+    let mut stays = scene.good_client(&rig, start);
+    let mut moves = [(); 3].map(|()| (scene.good_client(&rig, start), 1));
     let mut reader = Visitor::enter(&rig, &scene.mount.at);
     reader.ask(&format!("hold {path}"));
     reader.begin(&format!("cold {path} 3000 {BLOCKS}"));
@@ -197,9 +201,23 @@ fn d14_history_is_forgotten_beside_readers(transport: Transport) {
         }
         let at = scene.base.commit();
         if n % 10 == 0 {
-            let at = scene.inside.ask(&format!("await {at}"));
-            assert_eq!(at, scene.base.last().to_string());
+            assert_eq!(scene.inside.ask(&format!("await {at}")), at.to_string());
             scene.read_all(0);
+        }
+        // One after the other moves on while transactions come, or leaves and comes back.
+        let (client, stream) = &mut moves[n as usize / 5 % 3];
+        match n % 5 {
+            0 if n % 4 == 0 => {
+                *client = scene.good_client(&rig, at);
+                *stream = 1;
+            }
+            0 => *stream += 2,
+            1 => client.begin(&format!("ask G {stream} watch {oid} @{at}")),
+            4 => {
+                let reply = client.answer(SHORT);
+                assert!(reply.starts_with(&format!("{stream} ok$ ")), "{n}: {reply}");
+            }
+            _ => {}
         }
     }
     let found = reader.answer(SHORT);
@@ -208,8 +226,34 @@ fn d14_history_is_forgotten_beside_readers(transport: Transport) {
         "{found}"
     );
     scene.read_all(0);
-    drop(reader);
-    scene.stop();
+    // All of it since the oldest watch is there still: for who has it, and for who comes.
+    let reply = stays.ask(&format!("ask G 3 watch {oid} @{start}"));
+    assert!(reply.starts_with("3 ok$ "), "{reply}");
+    let mut comes = scene.good_client(&rig, start);
+    for client in [&mut stays, &mut comes] {
+        for blk in (0..BLOCKS).step_by(7) {
+            assert_eq!(
+                client.number(&format!("look {oid} {blk}")),
+                1,
+                "block {blk}"
+            );
+        }
+    }
+    drop((stays, comes, moves, reader));
+    scene.await_counts(0, 0, 0);
+    // And when nobody sees it any more, it goes.
+    scene.base.set(0, 0, 1000);
+    scene.commit();
+    let mut late = scene.client(&rig);
+    late.ask("link A");
+    late.ask(&format!("say A 1 watch {oid} @{start}"));
+    let reply = late.ask("hear A");
+    assert!(
+        reply.contains(": too far away back from head/at"),
+        "{reply}"
+    );
+    scene.read_all(0);
+    scene.stop_after(late);
 }
 
 /// D19: there the server looked up names through its own mount, whatever was mounted over it.
