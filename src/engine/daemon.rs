@@ -117,6 +117,9 @@ pub struct Serving {
     pub keeps_pages: bool,
 }
 
+/// The protocol minor of Linux 6.18, which can be asked to let go of nodes.
+const PRUNES: u32 = 45;
+
 /// Serves until the mount ends. `ready` is called when requests are answered. The caller has blocked the signals of
 /// [`Ending::block_signals`] before it started the log.
 ///
@@ -154,7 +157,7 @@ pub fn run(
         flags: options.flags,
     };
     let mut made = None;
-    let running = start::start(spec, options.transport, |connection, _, seats| {
+    let running = start::start(spec, options.transport, |connection, session, seats| {
         let shared = Arc::new(Shared::new(Setup {
             at,
             workers: seats.len(),
@@ -164,6 +167,7 @@ pub fn run(
             user_links: options.rules.others.links,
             max_record: options.max_record,
             debug: options.debug,
+            prunes: session.minor >= PRUNES,
             trace: options.trace,
             is_drop_in: options.ending != Ending::Orderly,
             upstream: link.clone(),

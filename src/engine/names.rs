@@ -1,13 +1,15 @@
 //! Names, attributes and small files, as one worker answers them: on the spot, but for what concerns big files,
 //! which become tasks.
 
+use super::notifier::Store;
 use super::serve::FileService;
 use super::shared::{Counters, ToControl, ToWorker};
 use super::task::{Job, Task};
 use crate::base::limit;
 use crate::base::{Fh, NodeId, Rev, Tid, Unique};
 use crate::fs::errno;
-use crate::fs::tree::{self, Name, NameError, Node, fixed};
+use crate::fs::name::{self, Name, NameError};
+use crate::fs::tree::{Node, fixed};
 use crate::kernel::port::{Held, Port};
 use crate::wire::fuse::abi::{Attr, fopen};
 use crate::wire::fuse::reply;
@@ -25,9 +27,9 @@ impl FileService {
             let Op::Lookup { name } = request.op else {
                 return Err(libc::EIO);
             };
-            tree::resolve(&parent, name).map_err(|error| {
+            name::resolve(&parent, name).map_err(|error| {
                 if error == NameError::Invalid {
-                    self.shared.log.warning(tree::unreadable(&parent, name));
+                    self.shared.log.warning(name::unreadable(&parent, name));
                 }
                 errno::of_name(error)
             })
@@ -40,7 +42,7 @@ impl FileService {
                 return self.park_future(port, held, unique, tid);
             }
             Ok(Name::Rev(tid)) => {
-                let id = self.shared.tree().enter_rev(tid);
+                let id = self.enter_rev(tid);
                 self.entry(port, &held, id)
             }
             Ok(Name::RevBigfile(tid)) => {
@@ -55,6 +57,21 @@ impl FileService {
             }
         };
         self.reply(port, held, outcome);
+    }
+
+    /// One more revision; if there are too many, those that nobody uses are let go of.
+    fn enter_rev(&self, tid: Tid) -> NodeId {
+        let mut tree = self.shared.tree();
+        let id = tree.enter_rev(tid);
+        let idle = match self.shared.prunes {
+            true => tree.idle(),
+            false => Vec::new(),
+        };
+        drop(tree);
+        if !idle.is_empty() {
+            self.shared.stores.push(Store::Prune(idle));
+        }
+        id
     }
 
     fn entry(&mut self, port: &mut Port, held: &Held, id: NodeId) -> Result<usize, i32> {
@@ -118,7 +135,7 @@ impl FileService {
             let outcome = if tid > head {
                 Err(libc::ESHUTDOWN)
             } else {
-                let id = self.shared.tree().enter_rev(tid);
+                let id = self.enter_rev(tid);
                 self.entry(port, &held, id)
             };
             self.reply(port, held, outcome);

@@ -48,13 +48,15 @@ pub(super) enum Store {
     },
     /// Let go of a name below a directory.
     Name(NodeId, String),
+    /// Let go of the names of nodes as far as nobody uses them.
+    Prune(Vec<NodeId>),
 }
 
 impl Store {
     fn bytes(&self) -> usize {
         match self {
             Self::Pages { data, .. } => data.len(),
-            Self::Name(..) => 0,
+            Self::Name(..) | Self::Prune(_) => 0,
         }
     }
 
@@ -245,6 +247,7 @@ pub(super) fn start(
                         }
                     }
                     Store::Name(parent, name) => let_go(&storing, &stores, *parent, name),
+                    Store::Prune(nodes) => prune(&storing, &stores, nodes),
                 }
                 stores.stores.done(&store);
             }
@@ -437,6 +440,16 @@ fn put(connection: &Connection, node: NodeId, off: u64, data: &[u8]) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Nobody waits for that: it takes no lock of a directory (kernel-note 0022).
+fn prune(connection: &Connection, shared: &Shared, nodes: &[NodeId]) {
+    let numbers: Vec<u8> = nodes.iter().flat_map(|id| id.0.to_ne_bytes()).collect();
+    let told = tell(&connection.fuse, &Head::prune(nodes.len()), &[&numbers]);
+    if let Err(error) = told {
+        let text = format!("{} nodes of revisions: {error}; they stay", nodes.len());
+        shared.log.warning(text);
+    }
 }
 
 fn let_go(connection: &Connection, shared: &Shared, parent: NodeId, name: &str) {

@@ -84,6 +84,8 @@ pub struct Shared {
     pub max_record: usize,
     /// `.wcfs/debug` is there.
     pub debug: bool,
+    /// Whether the kernel lets go of nodes when asked to (Linux 6.18).
+    pub prunes: bool,
     /// `.wcfs/debug/zhead`
     pub zhead: Zhead,
     /// What is watched.
@@ -194,6 +196,8 @@ pub struct Setup {
     pub max_record: usize,
     /// Whether `.wcfs/debug` is there.
     pub debug: bool,
+    /// Whether the kernel lets go of nodes when asked to.
+    pub prunes: bool,
     /// Whether every request and reply is logged.
     pub trace: bool,
     /// Whether a database that cannot be followed ends the daemon.
@@ -227,6 +231,7 @@ impl Shared {
             owner: setup.owner,
             max_record: setup.max_record,
             debug: setup.debug,
+            prunes: setup.prunes,
             zhead: Zhead::default(),
             isolation: LinkCounts::default(),
             control: Pulse::default(),
