@@ -160,6 +160,11 @@ pub const SIZES_KNOWN_MAX: usize = 4096;
 pub const HISTORY_CHANGES_MAX: usize = 8 << 20;
 /// Transactions that a reader of `.wcfs/debug/zhead` may be behind, 8 bytes each; beyond it is detached.
 pub const ZHEAD_LINES_MAX: usize = 100_000;
+/// `@<tid>` directories that are left to the kernel's memory pressure; of more, those that were looked up longest ago are pruned. Each is two
+/// nodes and its files, some 200 bytes a node here, and 1 KiB in the kernel.
+pub const REVISIONS_MAX: usize = 256;
+/// So many more are needed before any is pruned, and as many are pruned at once.
+pub const REVISIONS_PRUNED: usize = 16;
 /// How long an advance waits for the kernel's pages, which it gives without waiting for anything: a worker that has to copy them may be kept
 /// from its CPU for as long.
 pub const KEEP_DEADLINE_MS: u64 = 250;

@@ -15,7 +15,6 @@ mod mount;
 mod options;
 mod place;
 mod progress;
-mod quote;
 mod reader;
 mod serve;
 mod status;

@@ -7,7 +7,6 @@ use super::args::Args;
 use super::goflag::{self, Flag, FlagError, Kind};
 use super::options::Options;
 use super::progress::Progress;
-use super::quote::quoted;
 use super::{Failure, Outcome, look, place};
 use crate::engine::control::OnEpoch;
 use crate::engine::daemon::{self, Ending};
@@ -15,6 +14,7 @@ use crate::engine::glog::{Glog, Places};
 use crate::engine::log::{Level, Log, Style};
 use crate::iso::Rules;
 use crate::store::zurl::Zurl;
+use crate::wire::quote::quoted;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -87,7 +87,7 @@ const FLAGS: &[Flag] = &[
     (
         "o",
         Kind::Value("options"),
-        "zring: options as of `zring mount -o`; transport, read_ahead, max_record, on_epoch",
+        "zring: options as of `zring mount -o`; transport, max_record, on_epoch; not read_ahead",
     ),
 ];
 
@@ -159,8 +159,13 @@ impl Settings {
                 value.parse::<i64>().map_err(|_| wrong())?;
             }
             "o" => {
-                let refused = |_| FlagError::value(name, value, "see `zring mount --help`");
-                self.options.add(value, false).map_err(refused)?;
+                let refused = |why| FlagError::value(name, value, why);
+                let unknown = |_| refused("see `zring mount --help`");
+                self.options.add(value, false).map_err(unknown)?;
+                // Clients count on neighbours of what they read not being loaded.
+                if self.options.read_ahead_kb.is_some() {
+                    return Err(refused("read_ahead is for `zring mount`"));
+                }
             }
             _ => {} // vmodule, log_backtrace_at
         }
@@ -269,7 +274,7 @@ fn serve_logged(
             timeout: settings.pintimeout,
             ..settings.options.rules
         },
-        read_ahead_kb: settings.options.read_ahead_kb,
+        read_ahead_kb: None,
         access: settings.options.access,
         group: settings.options.group,
         flags: settings.options.flags,
@@ -344,6 +349,10 @@ mod tests {
             (
                 "-o transport=tcp",
                 "invalid value \"transport=tcp\" for flag -o: see `zring mount --help`",
+            ),
+            (
+                "-o transport=dev,read_ahead=1M",
+                "invalid value \"transport=dev,read_ahead=1M\" for flag -o: read_ahead is for `zring mount`",
             ),
         ] {
             assert_eq!(settings(line).err().as_deref(), Some(text), "{line}");

@@ -14,12 +14,18 @@ use anyhow::anyhow;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 const HELP: &str = "zring status ZURL|MNT
 
 Tells whether a server is there and answers: of the database ZURL (it has a colon) at its usual place, or on the mountpoint MNT.
 Exit codes: 0 it serves, 1 it serves something else, 3 nothing is there, 6 it does not answer.
 ";
+
+/// What a thread that is well needs to answer.
+const ANSWER: Duration = Duration::from_millis(100);
+/// What a READ waits for a server of the database at most, and some more.
+const UPSTREAM: Duration = Duration::from_secs(40);
 
 /// `zring status ...`
 pub(super) fn command(args: Args) -> Outcome {
@@ -90,13 +96,49 @@ fn check(target: &Target) -> Outcome {
         Seen::Late(_, left) => return Err(stuck("read of .wcfs/zurl", left)),
     }
     println!("ok - read of .wcfs/zurl");
-    match look::read(&path.join(".wcfs/stats"), PATIENCE)? {
-        Seen::Said(_) => {}
-        Seen::Refused(errno) => return Err(refused("read of .wcfs/stats", errno)),
-        Seen::Late(_, left) => return Err(stuck("read of .wcfs/stats", left)),
-    }
+    let read = |name: &str| {
+        let what = format!("read of .wcfs/{name}");
+        match look::read(&path.join(".wcfs").join(name), PATIENCE)? {
+            Seen::Said(said) => Ok(String::from_utf8_lossy(&said).into_owned()),
+            Seen::Refused(errno) => Err(refused(&what, errno)),
+            Seen::Late(_, left) => Err(stuck(&what, left)),
+        }
+    };
+    read("stats")?;
     println!("ok - read of .wcfs/stats");
+    // That asked control for a sign of life: whatever it has begun since is one.
+    let (asked, mut stats) = (Instant::now(), String::new());
+    let mut since = Duration::ZERO;
+    while stat(&stats, "ControlBusy").is_some_and(|ms| ms >= since.as_millis()) || stats.is_empty()
+    {
+        if since > PATIENCE {
+            return Err(stuck("control thread", None));
+        }
+        std::thread::sleep(ANSWER);
+        since = asked.elapsed();
+        stats = read("stats")?;
+    }
+    // It may wait for READs, and these for clients and servers.
+    let pintimeout = read("pintimeout")?.trim().parse().unwrap_or(30.0);
+    let pintimeout = Duration::try_from_secs_f64(pintimeout).unwrap_or(PATIENCE);
+    let limit = (2 * pintimeout + UPSTREAM).as_millis();
+    if stat(&stats, "NotifyBusy").is_some_and(|ms| ms > limit) {
+        return Err(stuck("notifier thread", None));
+    }
+    println!("ok - control and notifier");
     Ok(())
+}
+
+/// A value of `.wcfs/stats`; other servers do not have all of them.
+pub(super) fn stat(stats: &str, name: &str) -> Option<u128> {
+    let value = |line: &str| {
+        line.split_once("\t: ")
+            .filter(|(n, _)| *n == name)?
+            .1
+            .parse()
+            .ok()
+    };
+    stats.lines().find_map(value)
 }
 
 /// The mount of a target.

@@ -75,10 +75,11 @@ impl FileService {
 
     /// Carries a task as far as what is at hand allows; `None` when `wants` says what is missing.
     fn step(&mut self, port: &mut Port, task: &mut Task) -> Option<Result<usize, i32>> {
+        self.wants.clear();
         if task.failed {
+            self.log_failure(task, &Failure::NotLoaded, libc::EIO);
             return Some(Err(libc::EIO));
         }
-        self.wants.clear();
         self.seen.get_mut().clear();
         let found = match &task.job {
             Job::Abandoned => return Some(Ok(0)),
@@ -91,7 +92,7 @@ impl FileService {
             let errno = match (&failure, &task.job) {
                 (Failure::Zodb(error), Job::Lookup(_)) => errno::of_lookup(error),
                 (Failure::Zodb(error), _) => errno::of_access(error),
-                (Failure::Io(_), _) => libc::EIO,
+                (Failure::Io(_) | Failure::NotLoaded, _) => libc::EIO,
             };
             self.log_failure(task, &failure, errno);
             Some(Err(errno))
@@ -103,18 +104,29 @@ impl FileService {
             Counters::add(&self.counters().rejected, 1);
         }
         let at = self.tid_of(task.rev);
-        let line = match (
-            &task.job,
-            task.job.node().and_then(|id| self.files.get(&id)),
-        ) {
-            (Job::Lookup(oid), _) => format!("{} bigfile {oid} @{at}: {failure}", task.rev),
-            (_, Some(file)) => format!("{} bigfile {} @{at}: {failure}", task.rev, file.oid),
-            _ => failure.to_string(),
+        let line = match &task.job {
+            Job::Lookup(oid) => {
+                let rev = task.rev;
+                format!("/{rev}/bigfile: lookup \"{oid}\": @{at}: {failure}")
+            }
+            Job::Getattr(file) => format!("{file}: @{at}: {failure}"),
+            Job::Read { file, off, .. } => self.unread(file, *off, at, failure),
+            Job::Store { file, ranges } => {
+                let off = ranges.first().map_or(0, |range| range.start);
+                self.unread(file, off, at, failure)
+            }
+            Job::Abandoned => failure.to_string(),
         };
         match errno {
             libc::EINVAL => self.shared.log.warning(line),
             _ => self.shared.log.error(line),
         }
+    }
+
+    /// What the log says of a block that cannot be read: the one that was looked at last, or that of `off` if none was.
+    fn unread(&self, file: &FileNode, off: u64, at: Tid, failure: &Failure) -> String {
+        let blk = self.wants.blk.unwrap_or_else(|| file.blk_at(off));
+        format!("{file}: readblk {blk}: @{at}: {failure}")
     }
 
     /// What the big file of a task is, if that is at hand. `id` is 0 while its node is not known.
@@ -224,6 +236,7 @@ impl FileService {
             other => unreachable!("BUG: a big file that is {other:?}"),
         };
         let file = self.shared.tree().enter_file(task.rev, oid, serial);
+        file.told_blksize(info.file.blksize);
         if !self.infos.contains_key(&file.id) {
             self.learn(task, file.id, oid, info)?;
         }

@@ -17,7 +17,7 @@ use super::follow::{self, LOOK_EVERY, Watch};
 use super::history::{self, History, Source, Unloaded};
 use super::links::LinkTable;
 use super::notifier::{Keep, Store, ToNotifier};
-use super::retrieval::Retrieval;
+use super::retrieval::{Retrieval, unretrieved};
 use super::shared::{Mailbox, Published, Shared, ToControl, ToWorker};
 use crate::base::{NodeId, Tid, limit};
 use crate::fs::advance::{Action, Drop, Event as HeadEvent, Head, Shorter};
@@ -169,6 +169,8 @@ impl Control {
 impl Work {
     /// Takes all messages and, if the database may have changed or it is time, all transactions there are; `None` to stop.
     fn turn(&mut self, changed: bool) -> Option<Duration> {
+        let shared = Arc::clone(&self.control.shared);
+        let _beat = shared.control.begin();
         for _ in 0..limit::TURN_MESSAGES {
             let Some(message) = self.next_message() else {
                 break;
@@ -572,8 +574,11 @@ impl Work {
             else {
                 continue;
             };
-            self.retrieval
-                .ask(&control.connection, (oid, rev), (node, blk, blksize), seen);
+            let (place, block) = ((oid, rev), (node, blk, blksize));
+            let asked = self.retrieval.ask(&control.connection, place, block, seen);
+            if let Err(error) = asked {
+                control.shared.log.error(unretrieved(oid, blk, &error));
+            }
         }
         self.retrieval
             .begin(Duration::from_millis(limit::KEEP_DEADLINE_MS))
@@ -583,9 +588,12 @@ impl Work {
     /// All pages came, or it took too long.
     fn kept(&mut self) {
         let shared = &self.control.shared;
-        let (whole, late) = self.retrieval.end();
-        shared.kept_late.fetch_add(late as u64, Ordering::Relaxed);
-        for (place, pieces) in whole {
+        let late = |oid, blk| {
+            shared.kept_late.fetch_add(1, Ordering::Relaxed);
+            let text = unretrieved(oid, blk, &"no answer in time");
+            shared.log.error(text);
+        };
+        for (place, pieces) in self.retrieval.end(late) {
             shared.kept_blocks.fetch_add(1, Ordering::Relaxed);
             let mut kept = shared.kept.lock().expect("a panic aborts");
             kept.put(place, pieces);
@@ -652,46 +660,6 @@ impl Work {
         if let Some(cut) = history::old_before(tid) {
             let cut = self.links.oldest().map_or(cut, |oldest| oldest.min(cut));
             self.history.forget(cut);
-        }
-    }
-
-    /// `on_epoch=server`: nobody may go on with what is another file now.
-    fn give_up(&self, oid: crate::base::Oid, tid: Tid) {
-        let shared = &self.control.shared;
-        let zurl = &shared.zurl;
-        shared.failed.store(true, Ordering::SeqCst);
-        let cause = format!("zwatch {zurl}: handle\u{3b4}Z @{tid}: ZBigFile<{oid}> changed @{tid}");
-        shared.log.error(cause);
-        self.end();
-    }
-
-    /// The mount ends; who watches for that looks for these lines. Clients of a drop-in server expect ENOTCONN, which is what
-    /// the end of the process gives; after an abort it would be ECONNABORTED.
-    fn end(&self) {
-        let shared = &self.control.shared;
-        shared.log.error("zwatcher failed");
-        shared.log.fatal("switching filesystem to EIO mode");
-        if shared.is_drop_in {
-            shared.log.flush();
-            std::process::exit(GAVE_UP);
-        }
-        if self.control.connection.abort().is_err() {
-            std::process::abort();
-        }
-    }
-
-    /// The kernel keeps pages that are wrong: nobody may read them.
-    fn abandon(&mut self) {
-        self.control.shared.failed.store(true, Ordering::SeqCst);
-        self.control
-            .shared
-            .log
-            .error("the page cache can no longer be kept exact: the mount is aborted");
-        if self.control.shared.is_drop_in {
-            return self.end();
-        }
-        if self.control.connection.abort().is_err() {
-            std::process::abort();
         }
     }
 }

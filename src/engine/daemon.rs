@@ -117,6 +117,9 @@ pub struct Serving {
     pub keeps_pages: bool,
 }
 
+/// The protocol minor of Linux 6.18, which can be asked to let go of nodes.
+const PRUNES: u32 = 45;
+
 /// Serves until the mount ends. `ready` is called when requests are answered. The caller has blocked the signals of
 /// [`Ending::block_signals`] before it started the log.
 ///
@@ -156,7 +159,7 @@ pub fn run(
         flags: options.flags,
     };
     let mut made = None;
-    let running = start::start(spec, options.transport, |connection, _, seats| {
+    let running = start::start(spec, options.transport, |connection, session, seats| {
         let shared = Arc::new(Shared::new(Setup {
             at,
             workers: seats.len(),
@@ -167,6 +170,7 @@ pub fn run(
             files,
             max_record: options.max_record,
             debug: options.debug,
+            prunes: session.minor >= PRUNES,
             trace: options.trace,
             is_drop_in: options.ending != Ending::Orderly,
             upstream: link.clone(),
@@ -207,6 +211,12 @@ pub fn run(
     })?;
     drop(view);
     let (shared, workers, notes) = made.expect("start calls it once");
+    let transport = match running.transport {
+        TransportKind::Plain => 1,
+        TransportKind::Dev => 2,
+        TransportKind::Uring => 3,
+    };
+    shared.transport.store(transport, Ordering::Relaxed);
     if let Some(kb) = options.read_ahead_kb
         && let Err(error) = running.connection.set_read_ahead_kb(kb)
     {

@@ -1,14 +1,15 @@
 //! Names, attributes and small files, as one worker answers them: on the spot, but for what concerns big files,
 //! which become tasks.
 
+use super::notifier::Store;
 use super::serve::FileService;
 use super::shared::{Counters, ToControl, ToWorker};
 use super::task::{Job, Task};
-use super::zhead::Line;
 use crate::base::limit;
 use crate::base::{Fh, NodeId, Rev, Tid, Unique};
 use crate::fs::errno;
-use crate::fs::tree::{self, Name, Node, fixed};
+use crate::fs::name::{self, Name, NameError};
+use crate::fs::tree::{Node, fixed};
 use crate::kernel::port::{Held, Port};
 use crate::wire::fuse::abi::{Attr, fopen};
 use crate::wire::fuse::reply;
@@ -26,7 +27,12 @@ impl FileService {
             let Op::Lookup { name } = request.op else {
                 return Err(libc::EIO);
             };
-            tree::resolve(&parent, name).map_err(errno::of_name)
+            name::resolve(&parent, name).map_err(|error| {
+                if error == NameError::Invalid {
+                    self.shared.log.warning(name::unreadable(&parent, name));
+                }
+                errno::of_name(error)
+            })
         });
         let outcome = match resolved {
             Err(errno) => Err(errno),
@@ -36,7 +42,7 @@ impl FileService {
                 return self.park_future(port, held, unique, tid);
             }
             Ok(Name::Rev(tid)) => {
-                let id = self.shared.tree().enter_rev(tid);
+                let id = self.enter_rev(tid);
                 self.entry(port, &held, id)
             }
             Ok(Name::RevBigfile(tid)) => {
@@ -51,6 +57,21 @@ impl FileService {
             }
         };
         self.reply(port, held, outcome);
+    }
+
+    /// One more revision; if there are too many, those that nobody uses are let go of.
+    fn enter_rev(&self, tid: Tid) -> NodeId {
+        let mut tree = self.shared.tree();
+        let id = tree.enter_rev(tid);
+        let idle = match self.shared.prunes {
+            true => tree.idle(),
+            false => Vec::new(),
+        };
+        drop(tree);
+        if !idle.is_empty() {
+            self.shared.stores.push(Store::Prune(idle));
+        }
+        id
     }
 
     fn entry(&mut self, port: &mut Port, held: &Held, id: NodeId) -> Result<usize, i32> {
@@ -75,7 +96,14 @@ impl FileService {
             Node::HeadAt => self.shared.head().to_string().into(),
             Node::Zurl => self.shared.zurl.as_str().into(),
             Node::Pintimeout => self.shared.pintimeout.as_str().into(),
-            Node::Stats => self.shared.stats().into(),
+            Node::Stats => {
+                let stats = self.shared.stats();
+                // The next one to look sees whether it answered.
+                if self.shared.control.ask() {
+                    self.links.control.send(ToControl::Look);
+                }
+                stats.into()
+            }
             _ => return None,
         })
     }
@@ -125,7 +153,7 @@ impl FileService {
             let outcome = if tid > head {
                 Err(libc::ESHUTDOWN)
             } else {
-                let id = self.shared.tree().enter_rev(tid);
+                let id = self.enter_rev(tid);
                 self.entry(port, &held, id)
             };
             self.reply(port, held, outcome);
@@ -256,19 +284,14 @@ impl FileService {
         let mut i = 0;
         while i < self.zhead_reads.len() {
             let (fh, _, held) = &self.zhead_reads[i];
-            // A read has room for one line at least, or gets nothing ever.
             let room = Self::room(port, held);
-            let outcome = match self.shared.zhead.read(*fh, &mut port.body(held)[..room]) {
-                Line::Later if !stopping => {
-                    i += 1;
-                    continue;
-                }
-                Line::Later => Ok(0),
-                Line::Bytes(len) => Ok(len),
-                Line::Detached => Err(libc::EIO),
-            };
+            let read = self.shared.zhead.read(*fh, &mut port.body(held)[..room]);
+            if read.is_none() && !stopping {
+                i += 1;
+                continue;
+            }
             let (_, _, held) = self.zhead_reads.swap_remove(i);
-            self.reply(port, held, outcome);
+            self.reply(port, held, Ok(read.unwrap_or(0)));
         }
     }
 

@@ -17,7 +17,7 @@ use crate::base::{NodeId, Unique};
 use crate::fs::advance::{Drop, Shorter};
 use crate::fs::kept::Piece;
 use crate::fs::tree::{FileNode, Node, fixed};
-use crate::kernel::asker::Asker;
+use crate::kernel::asker::{AskError, Asker};
 use crate::kernel::mount::Connection;
 use crate::kernel::notify::{NotifyError, Told, tell};
 use crate::kernel::proc;
@@ -48,13 +48,15 @@ pub(super) enum Store {
     },
     /// Let go of a name below a directory.
     Name(NodeId, String),
+    /// Let go of the names of nodes as far as nobody uses them.
+    Prune(Vec<NodeId>),
 }
 
 impl Store {
     fn bytes(&self) -> usize {
         match self {
             Self::Pages { data, .. } => data.len(),
-            Self::Name(..) => 0,
+            Self::Name(..) | Self::Prune(_) => 0,
         }
     }
 
@@ -198,10 +200,12 @@ pub(super) fn start(
     let Inboxes { advance, keeps } = inboxes;
     let (dropping, storing, keeping) = (connection.clone(), connection.clone(), connection.clone());
     let (withdrawing, stores) = (Arc::clone(shared), Arc::clone(shared));
+    let log = shared.log.clone();
     Ok(vec![
         proc::spawn("zring-notify", move || {
             let mut sizes = Sizes::new(&dropping);
             for told in advance {
+                let _beat = withdrawing.notifier.begin();
                 control.send(match told {
                     ToNotifier::Drop(drops, resized) => {
                         withdrawing.stores.withdraw(&drops);
@@ -235,8 +239,15 @@ pub(super) fn start(
                     // Its pages were dropped, or are about to be: nobody drops them again.
                     Store::Pages { node, off, data }
                         if is_gone(&stores, *node, off + data.len() as u64) => {}
-                    Store::Pages { node, off, data } => put(&storing, *node, *off, data),
+                    Store::Pages { node, off, data } => {
+                        if let Err(error) = put(&storing, *node, *off, data)
+                            && let Some(Node::File(file)) = stores.tree().node(*node)
+                        {
+                            stores.log.error(unstored(&file, *off, error));
+                        }
+                    }
                     Store::Name(parent, name) => let_go(&storing, &stores, *parent, name),
+                    Store::Prune(nodes) => prune(&storing, &stores, nodes),
                 }
                 stores.stores.done(&store);
             }
@@ -252,7 +263,9 @@ pub(super) fn start(
                     // A STORE behind the end would make the file longer.
                     let left = usize::try_from(file.size().saturating_sub(off));
                     let len = data.len().min(left.unwrap_or(usize::MAX));
-                    put(&keeping, file.id, off, &data[..len]);
+                    if let Err(error) = put(&keeping, file.id, off, &data[..len]) {
+                        log.error(unstored(&file, off, error));
+                    }
                 }
                 if let Some((worker, unique)) = opener {
                     worker.send(ToWorker::Stored(unique));
@@ -283,7 +296,25 @@ fn behind(files: &[Shorter]) -> Vec<Drop> {
 /// Makes the kernel know how long files are.
 struct Sizes {
     asker: Option<Asker>,
+    patience: Patience,
     has_failed: bool,
+}
+
+/// How long an answer about sizes is waited for: an advance waits with it. One that is late makes the next be waited for much less,
+/// so that `head/at` lags behind once, and one in time makes all as before.
+struct Patience(Duration);
+
+impl Patience {
+    const MOST: Duration = Duration::from_millis(SIZES_DEADLINE_MS);
+    /// Many times what an answer takes.
+    const LEAST: Duration = Duration::from_millis(15);
+
+    fn learn(&mut self, is_late: bool) {
+        self.0 = match is_late {
+            true => (self.0 / 8).max(Self::LEAST),
+            false => Self::MOST,
+        };
+    }
 }
 
 impl Sizes {
@@ -291,6 +322,7 @@ impl Sizes {
         let device = connection.device;
         Self {
             asker: device.map(|device| Asker::new(connection.mountpoint(), device)),
+            patience: Patience(Patience::MOST),
             has_failed: false,
         }
     }
@@ -336,8 +368,9 @@ impl Sizes {
         let Some(asker) = &mut self.asker else {
             return;
         };
-        let limit = Duration::from_millis(SIZES_DEADLINE_MS);
-        let Err(error) = asker.ask(names, limit) else {
+        let answer = asker.ask(names, self.patience.0);
+        self.patience.learn(matches!(answer, Err(AskError::Late)));
+        let Err(error) = answer else {
             return;
         };
         let count = names.len() as u64;
@@ -358,9 +391,33 @@ fn drop_all(connection: &Connection, shared: &Shared, drops: &[Drop]) -> Result<
         {
             file.let_size();
         }
-        carry_out(connection, drop)?;
+        if let Err(error) = carry_out(connection, drop) {
+            if let Drop::Pages { node, off, .. } = *drop
+                && let Some(Node::File(file)) = shared.tree().node(node)
+            {
+                shared.log.error(undropped(&file, off, error));
+            }
+            return Err(error);
+        }
     }
     Ok(())
+}
+
+/// What the log says of a block that the kernel does not drop. Nobody goes on after that.
+fn undropped(file: &FileNode, off: u64, error: NotifyError) -> String {
+    format!("{file}: invalidate blk {}: {error}", file.blk_at(off))
+}
+
+/// What it says of one that the kernel does not take.
+fn unstored(file: &FileNode, off: u64, error: NotifyError) -> String {
+    let (blk, harm) = (
+        file.blk_at(off).0,
+        "ignoring, but reading from bigfile will be very slow",
+    );
+    format!(
+        "BUG: bigfile {}: blk {blk}: -> pagecache: {error}  ({harm})",
+        file.oid
+    )
 }
 
 fn carry_out(connection: &Connection, drop: &Drop) -> Result<Told, NotifyError> {
@@ -374,13 +431,24 @@ fn carry_out(connection: &Connection, drop: &Drop) -> Result<Told, NotifyError> 
     tell(&connection.fuse, &head, &[])
 }
 
-/// Forgotten, gone, or no memory: readers will ask for what they need.
-fn put(connection: &Connection, node: NodeId, off: u64, data: &[u8]) {
+/// Forgotten, gone, or refused: readers will ask for what they need.
+fn put(connection: &Connection, node: NodeId, off: u64, data: &[u8]) -> Result<(), NotifyError> {
     for (i, part) in data.chunks(STORE_BYTES).enumerate() {
         let head = Head::store(node, off + (i * STORE_BYTES) as u64, part.len());
-        if tell(&connection.fuse, &head, &[part]) != Ok(Told::Done) {
-            return;
+        if tell(&connection.fuse, &head, &[part])? != Told::Done {
+            break;
         }
+    }
+    Ok(())
+}
+
+/// Nobody waits for that: it takes no lock of a directory (kernel-note 0022).
+fn prune(connection: &Connection, shared: &Shared, nodes: &[NodeId]) {
+    let numbers: Vec<u8> = nodes.iter().flat_map(|id| id.0.to_ne_bytes()).collect();
+    let told = tell(&connection.fuse, &Head::prune(nodes.len()), &[&numbers]);
+    if let Err(error) = told {
+        let text = format!("{} nodes of revisions: {error}; they stay", nodes.len());
+        shared.log.warning(text);
     }
 }
 
@@ -389,5 +457,45 @@ fn let_go(connection: &Connection, shared: &Shared, parent: NodeId, name: &str) 
     if let Err(error) = tell(&connection.fuse, &head, &[name.as_bytes(), b"\0"]) {
         let text = format!("name {name}: {error}; it expires by itself");
         shared.log.warning(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{BlkSize, Oid, Rev, Tid};
+    use crate::fs::tree::Tree;
+    use nix::errno::Errno;
+
+    #[test]
+    fn who_is_late_again_and_again_is_waited_for_once() {
+        let mut patience = Patience(Patience::MOST);
+        let mut waited = Duration::ZERO;
+        for _ in 0..10 {
+            waited += patience.0;
+            patience.learn(true);
+        }
+        assert!(
+            waited < Patience::MOST + Duration::from_millis(300),
+            "{waited:?}"
+        );
+        patience.learn(false);
+        assert_eq!(patience.0, Patience::MOST);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_named_by_its_file_and_block() {
+        let file = Tree::default().enter_file(Rev::Head, Oid(16), Tid(1));
+        file.told_blksize(BlkSize(8192));
+        let error = NotifyError {
+            errno: Errno::ENOMEM,
+        };
+        let why = "the kernel refused a notification: ENOMEM: Out of memory";
+        let text = format!("/head/bigfile/0000000000000010: invalidate blk #3: {why}");
+        assert_eq!(undropped(&file, 3 * 8192 + 4096, error), text);
+        let text = format!(
+            "BUG: bigfile 0000000000000010: blk 3: -> pagecache: {why}  (ignoring, but reading from bigfile will be very slow)"
+        );
+        assert_eq!(unstored(&file, 3 * 8192, error), text);
     }
 }

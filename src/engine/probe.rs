@@ -50,6 +50,15 @@ impl Probe {
         self.0.load(Ordering::Relaxed) == TRUSTED
     }
 
+    /// What `.wcfs/stats` says of it: 0 not known yet, 1 trusted, 2 refused.
+    pub(super) fn shown(&self) -> u64 {
+        match self.0.load(Ordering::Relaxed) {
+            TRUSTED => 1,
+            REFUSED => 2,
+            _ => 0,
+        }
+    }
+
     /// Whether it is worth while to remember what it is given.
     pub(super) fn is_refused(&self) -> bool {
         self.0.load(Ordering::Relaxed) == REFUSED

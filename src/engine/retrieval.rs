@@ -3,16 +3,16 @@
 //! A RETRIEVE waits for no page and is answered to whatever worker the kernel likes, in any order, mostly within microseconds.
 //! What comes back is used only if the kernel had the whole block and its sum is that of what it was given.
 
-use crate::base::{BlkNo, NodeId};
+use crate::base::{BlkNo, NodeId, Oid};
 use crate::fs::kept::{Piece, Place};
 use crate::fs::pagecache::{self, PAGE};
 use crate::kernel::mount::Connection;
-use crate::kernel::notify::{Told, tell};
+use crate::kernel::notify::{NotifyError, Told, tell};
 use crate::tail::Seen;
 use crate::wire::fuse::notify::{Head, RetrieveId, RetrieveLen};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use std::collections::BTreeSet;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// Bytes of one RETRIEVE: half a payload, so that two fit a block of 1 MiB less its page evenly.
@@ -42,16 +42,19 @@ pub(super) struct Retrieval {
 
 impl Retrieval {
     /// Asks for one block.
+    ///
+    /// # Errors
+    /// The kernel refused: the block is given up.
     pub(super) fn ask(
         &mut self,
         connection: &Connection,
         place: Place,
         (node, blk, blksize): (NodeId, BlkNo, u64),
         seen: Seen,
-    ) {
+    ) -> Result<(), NotifyError> {
         let (at, off) = (self.blocks.len(), blk.0 * blksize);
         let mut done = 0;
-        let mut whole = true;
+        let (mut whole, mut refused) = (true, Ok(()));
         while done < blksize && whole {
             let len = RetrieveLen::clamp(PIECE_BYTES.min(blksize - done), 1 << 20);
             let id = RetrieveId(self.given);
@@ -59,9 +62,11 @@ impl Retrieval {
             let bytes = len.bytes() as usize;
             self.open.insert(id, (at, off + done, bytes));
             let head = Head::retrieve(id, node, off + done, len);
-            if tell(&connection.fuse, &head, &[]) != Ok(Told::Done) {
+            let told = tell(&connection.fuse, &head, &[]);
+            if told != Ok(Told::Done) {
                 self.open.remove(&id);
                 whole = false;
+                refused = told.map(|_| ());
             }
             done += u64::from(len.bytes());
         }
@@ -73,6 +78,7 @@ impl Retrieval {
             pieces: Vec::new(),
             whole,
         });
+        refused
     }
 
     /// All is asked: `true` if nothing is to be waited for.
@@ -108,20 +114,27 @@ impl Retrieval {
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// What is whole and right; the rest is given up. And of how many blocks not all came in time.
-    pub(super) fn end(&mut self) -> (Vec<(Place, Vec<Piece>)>, usize) {
+    /// What is whole and right; the rest is given up. Blocks of which the kernel has not told in time are named to `late`.
+    pub(super) fn end(&mut self, mut late: impl FnMut(Oid, BlkNo)) -> Vec<(Place, Vec<Piece>)> {
         self.deadline = None;
-        let missing: BTreeSet<usize> = self.open.drain().map(|(_, (at, ..))| at).collect();
-        for &at in &missing {
-            self.blocks[at].whole = false;
+        for (_, (at, ..)) in self.open.drain() {
+            let block = &mut self.blocks[at];
+            if std::mem::take(&mut block.whole) {
+                late(block.place.0, BlkNo(block.off / block.blksize));
+            }
         }
         let blocks = self
             .blocks
             .drain(..)
             .filter(|block| block.whole && block.is_right());
-        let kept = blocks.map(|block| (block.place, block.pieces)).collect();
-        (kept, missing.len())
+        blocks.map(|block| (block.place, block.pieces)).collect()
     }
+}
+
+/// What the log says of a block that the kernel does not give back.
+pub(super) fn unretrieved(oid: Oid, blk: BlkNo, why: &dyn fmt::Display) -> String {
+    let harm = "ignoring, but reading @revX/bigfile will be slow";
+    format!("/head/bigfile/{oid}: retrieve blk {blk} from cache: {why} ({harm})")
 }
 
 impl Block {
@@ -137,7 +150,7 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Oid, Tid};
+    use crate::base::Tid;
 
     const BLKSIZE: u64 = 8192;
 
@@ -168,7 +181,17 @@ mod tests {
         for (id, off, data) in answers {
             retrieval.came(RetrieveId(*id), *off, data.clone());
         }
-        retrieval.end().0.len()
+        retrieval.end(|_, _| {}).len()
+    }
+
+    #[test]
+    fn a_block_that_the_kernel_does_not_tell_of_in_time_is_named_once() {
+        let mut retrieval = asked(&[page(7), page(8)].concat());
+        let mut late = Vec::new();
+        assert!(retrieval.end(|oid, blk| late.push((oid, blk))).is_empty());
+        assert_eq!(late, [(Oid(1), BlkNo(1))]);
+        let text = "/head/bigfile/0000000000000001: retrieve blk #1 from cache: no (ignoring, but reading @revX/bigfile will be slow)";
+        assert_eq!(unretrieved(Oid(1), BlkNo(1), &"no"), text);
     }
 
     /// D2: whatever the kernel gives back, only what it was given is kept.

@@ -586,6 +586,8 @@ impl Service for FileService {
             Op::Write { .. } if id == tree::fixed::WATCH => {
                 return self.write_link(port, held, unique);
             }
+            // Nobody listens there.
+            Op::Write { .. } if id == tree::fixed::ZHEAD => Err(libc::ECONNRESET),
             Op::Write { .. } | Op::Init { .. } | Op::Other { .. } => Err(libc::ENOSYS),
         };
         self.reply(port, held, outcome);

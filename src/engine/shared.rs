@@ -27,6 +27,7 @@ use super::notifier::Stores;
 use super::opens::Opens;
 use super::presence::Presence;
 use super::probe::Probe;
+use super::pulse::Pulse;
 use super::zhead::Zhead;
 use crate::base::limit;
 use crate::base::{NodeId, Oid, Tid, Unique};
@@ -83,6 +84,8 @@ pub struct Shared {
     pub max_record: usize,
     /// `.wcfs/debug` is there.
     pub debug: bool,
+    /// Whether the kernel lets go of nodes when asked to (Linux 6.18).
+    pub prunes: bool,
     /// `.wcfs/debug/zhead`
     pub zhead: Zhead,
     /// What is watched.
@@ -91,6 +94,12 @@ pub struct Shared {
     pub kept_blocks: AtomicU64,
     /// Blocks of which the kernel did not give them back in time.
     pub kept_late: AtomicU64,
+    /// Whether control goes on.
+    pub control: Pulse,
+    /// Whether the notifier does.
+    pub notifier: Pulse,
+    /// How requests come in, once that is known: see [`Self::stats`].
+    pub transport: AtomicU64,
     /// Clients brought out of waiting for themselves so far.
     pub ways_out: AtomicU64,
     /// Files that became shorter so far.
@@ -189,6 +198,8 @@ pub struct Setup {
     pub max_record: usize,
     /// Whether `.wcfs/debug` is there.
     pub debug: bool,
+    /// Whether the kernel lets go of nodes when asked to.
+    pub prunes: bool,
     /// Whether every request and reply is logged.
     pub trace: bool,
     /// Whether a database that cannot be followed ends the daemon.
@@ -222,10 +233,14 @@ impl Shared {
             owner: setup.owner,
             max_record: setup.max_record,
             debug: setup.debug,
+            prunes: setup.prunes,
             zhead: Zhead::default(),
             isolation: LinkCounts::default(),
             kept_blocks: AtomicU64::new(0),
             kept_late: AtomicU64::new(0),
+            control: Pulse::default(),
+            notifier: Pulse::default(),
+            transport: AtomicU64::new(0),
             ways_out: AtomicU64::new(0),
             shortened: AtomicU64::new(0),
             sizes_untold: AtomicU64::new(0),
@@ -260,8 +275,16 @@ impl Shared {
             return false;
         }
         // In one order with `future_lookups`: either control sees who waits, or who waits sees the new head.
-        self.zhead
-            .show(tid, || self.head.store(tid.0, Ordering::SeqCst))
+        let told = self
+            .zhead
+            .show(tid, || self.head.store(tid.0, Ordering::SeqCst));
+        for _ in 0..told.detached {
+            let why = format!("{} transactions are not read", limit::ZHEAD_LINES_MAX);
+            self.log.error(format!(
+                "zhead: /.wcfs/debug/zhead: write: {why}  (detaching reader)"
+            ));
+        }
+        told.any
     }
 
     /// Everything that a worker begins from now on is answered as of this state, or a later one.
@@ -374,6 +397,13 @@ impl Shared {
             ("decode_rejected", self.sum(|c| &c.rejected)),
             ("keep", self.kept_blocks.load(Ordering::Relaxed)),
             ("keep_late", self.kept_late.load(Ordering::Relaxed)),
+            // 1 plain, 2 dev, 3 uring.
+            ("Transport", self.transport.load(Ordering::Relaxed)),
+            // Whether the kernel gives pages back that can be used: 0 not known yet, 1 yes, 2 no.
+            ("Retrieve", self.probe.shown()),
+            // For how many ms these threads have been at one thing, or have not answered.
+            ("ControlBusy", self.control.late_ms()),
+            ("NotifyBusy", self.notifier.late_ms()),
         ];
         // Of a server alone: 0 frozen, 1 catching up, 2 serving; and how often it was connected to.
         let upstream = self.upstream.iter().flat_map(|link| {

@@ -94,6 +94,17 @@ impl Running {
     }
 }
 
+/// The transport that a mount takes here unless told otherwise, as far as can be known without making one.
+pub fn usual() -> TransportKind {
+    let is_on = |text: String| text.trim() == "Y";
+    let rings = std::fs::read_to_string("/sys/module/fuse/parameters/enable_uring");
+    match choose(Choice::Auto) {
+        Ok(TransportKind::Uring) if rings.is_ok_and(is_on) => TransportKind::Uring,
+        Ok(TransportKind::Plain) => TransportKind::Plain,
+        _ => TransportKind::Dev,
+    }
+}
+
 /// The transport to try, and whether another may take its place.
 fn choose(choice: Choice) -> Result<TransportKind, StartError> {
     let wanted = match choice {

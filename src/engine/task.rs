@@ -15,7 +15,7 @@
 use super::loading::{RawRead, TaskId};
 use crate::base::limit;
 use crate::base::span::KeySet;
-use crate::base::{NodeId, Oid, Rev, Unique};
+use crate::base::{BlkNo, NodeId, Oid, Rev, Unique};
 use crate::fs::cache::{AtHand, Cache, Kept, Own};
 use crate::fs::read::{self, Info};
 use crate::fs::track::{Looked, Trail};
@@ -155,6 +155,8 @@ pub(super) struct Wants {
     pub(super) places: Vec<Oid>,
     /// Raw bytes.
     pub(super) raws: Vec<RawWant>,
+    /// The block that is looked at.
+    pub(super) blk: Option<BlkNo>,
 }
 
 impl Wants {
@@ -170,6 +172,7 @@ impl Wants {
         self.objects.clear();
         self.places.clear();
         self.raws.clear();
+        self.blk = None;
     }
 }
 
@@ -182,6 +185,9 @@ pub(super) enum Failure {
     /// Its file.
     #[error("reading the database file: {0}")]
     Io(#[from] io::Error),
+    /// An object, or a part of the file, that could not be had: the log has said which.
+    #[error("what it needs cannot be loaded")]
+    NotLoaded,
 }
 
 /// What a task looks at, and where it says what it saw and what it lacks.
@@ -215,6 +221,7 @@ pub(super) fn fill(
     let mut complete = true;
     for piece in read::pieces(blksize.0, off, out.len()) {
         let target = &mut out[piece.at..][..piece.len];
+        wants.blk = Some(piece.blk);
         let mut ask = Ask::new(&*hand, &mut wants.objects);
         let found = bigfile::locate_path(&mut ask, &info.file, piece.blk, &mut trail.path)?;
         let Step::Done(place) = found else {

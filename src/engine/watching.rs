@@ -425,7 +425,7 @@ impl FileService {
         self.watching.storing.retain(|storing| {
             !storing.pages.iter().any(|store| match store {
                 Store::Pages { node, .. } => ids.contains(node),
-                Store::Name(..) => false,
+                Store::Name(..) | Store::Prune(_) => false,
             })
         });
     }

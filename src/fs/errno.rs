@@ -6,7 +6,7 @@
 //! | an unknown name where names are few | ENOENT |
 //! | the database cannot be read, is damaged, or holds what cannot be served | EIO |
 
-use super::tree::NameError;
+use super::name::NameError;
 use crate::zodb::ZodbError;
 
 /// Of a name.

@@ -6,13 +6,16 @@
 //!
 //! The fixed nodes have fixed ids. Others get the next number when their name is first looked up and keep it until
 //! the kernel has forgotten every look-up; a number is never used twice, so a FORGET that crosses a new look-up
-//! cannot hit another node. A `@<tid>` lives as long as the kernel knows it or something below it.
+//! cannot hit another node. A `@<tid>` lives as long as the kernel knows it or something below it; where there are many, the kernel is
+//! asked to let go of those that nobody uses.
 //!
 //! A `Tree` is one value for the whole daemon, changed by LOOKUP and FORGET only: requests for a known node
 //! go by their worker's own copy of [`Node`].
 
-use crate::base::{NodeId, Oid, Rev, Tid};
-use rustc_hash::FxHashMap;
+use crate::base::{BlkNo, BlkSize, NodeId, Oid, Rev, Tid, limit};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -54,6 +57,8 @@ pub struct FileNode {
     pub oid: Oid,
     /// Approximate last change, as shown by stat: 0 until known.
     mtime: AtomicU64,
+    /// Bytes of a block, as they were when it was looked up last; 0 before that.
+    blksize: AtomicU64,
     /// Bytes, of a file below `@<tid>`: 0 until the kernel is told.
     size: AtomicU64,
     /// Bytes that the kernel is told of at most, of a file below head: see [`FileNode::limit`].
@@ -80,6 +85,17 @@ impl FileNode {
     /// Notes a change; an older one than known is not news.
     pub fn changed_at(&self, tid: Tid) {
         self.mtime.fetch_max(tid.0, Ordering::Relaxed);
+    }
+
+    /// Its blocks have so many bytes.
+    pub fn told_blksize(&self, blksize: BlkSize) {
+        self.blksize.store(blksize.0, Ordering::Relaxed);
+    }
+
+    /// The block that a byte is in; the first while nobody has told how long they are.
+    pub fn blk_at(&self, off: u64) -> BlkNo {
+        let blksize = self.blksize.load(Ordering::Relaxed);
+        BlkNo(off.checked_div(blksize).unwrap_or(0))
     }
 
     /// Bytes of a file below `@<tid>`, which never change; 0 until the kernel is told.
@@ -138,6 +154,13 @@ impl FileNode {
     }
 }
 
+/// The path of a file in the mount, as the log names it.
+impl fmt::Display for FileNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}/bigfile/{}", self.rev, self.oid)
+    }
+}
+
 /// What a node is.
 #[derive(Clone, Debug)]
 pub enum Node {
@@ -174,72 +197,6 @@ impl Node {
             self,
             Self::Root | Self::View(_) | Self::Bigfile(_) | Self::Wcfs | Self::Debug
         )
-    }
-}
-
-/// What a name in a directory stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Name {
-    /// A node with a fixed id.
-    Fixed(NodeId),
-    /// `@<tid>`, which exists once head has reached it.
-    Rev(Tid),
-    /// `bigfile` below `@<tid>`.
-    RevBigfile(Tid),
-    /// A big file, if the database has it.
-    File(Rev, Oid),
-}
-
-/// A name that stands for nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
-    /// Not of the form this directory knows.
-    #[error("not a valid name here")]
-    Invalid,
-    /// Nothing has that name.
-    #[error("no such name")]
-    Absent,
-    /// The parent is not a directory.
-    #[error("not a directory")]
-    NotDir,
-}
-
-/// Reads a name below `parent`.
-///
-/// # Errors
-/// See [`NameError`].
-pub fn resolve(parent: &Node, name: &[u8]) -> Result<Name, NameError> {
-    let fixed = |id| Ok(Name::Fixed(id));
-    match (parent, name) {
-        (Node::Root, b"head") => fixed(fixed::HEAD),
-        (Node::Root, b".wcfs") => fixed(fixed::WCFS),
-        (Node::Root, _) => {
-            let tid = name
-                .strip_prefix(b"@")
-                .and_then(Tid::parse)
-                .ok_or(NameError::Invalid)?;
-            // No transaction can have a greater tid, so nobody would ever be answered.
-            if tid > Tid::MAX {
-                Err(NameError::Invalid)
-            } else {
-                Ok(Name::Rev(tid))
-            }
-        }
-        (Node::View(Rev::Head), b"at") => fixed(fixed::HEAD_AT),
-        (Node::View(Rev::Head), b"watch") => fixed(fixed::WATCH),
-        (Node::View(Rev::Head), b"bigfile") => fixed(fixed::HEAD_BIGFILE),
-        (Node::View(Rev::At(tid)), b"bigfile") => Ok(Name::RevBigfile(*tid)),
-        (Node::Wcfs, b"zurl") => fixed(fixed::ZURL),
-        (Node::Wcfs, b"pintimeout") => fixed(fixed::PINTIMEOUT),
-        (Node::Wcfs, b"stats") => fixed(fixed::STATS),
-        (Node::Wcfs, b"debug") => fixed(fixed::DEBUG),
-        (Node::Debug, b"zhead") => fixed(fixed::ZHEAD),
-        (Node::View(_) | Node::Wcfs | Node::Debug, _) => Err(NameError::Absent),
-        (Node::Bigfile(rev), _) => Ok(Name::File(
-            *rev,
-            Oid::parse(name).ok_or(NameError::Invalid)?,
-        )),
-        _ => Err(NameError::NotDir),
     }
 }
 
@@ -280,11 +237,13 @@ struct Known {
 }
 
 /// The nodes of `@<tid>`. A node exists while the kernel knows it or something below it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct RevNodes {
     view: NodeId,
     bigfile: NodeId,
-    files: usize,
+    files: FxHashSet<NodeId>,
+    /// Where it stands in [`Tree::order`].
+    used: u64,
 }
 
 /// Nodes that come and go.
@@ -293,6 +252,9 @@ pub struct Tree {
     known: FxHashMap<NodeId, Known>,
     files: FxHashMap<(Rev, Oid), NodeId>,
     revs: FxHashMap<Tid, RevNodes>,
+    /// All of them, the one that was looked up or pruned longest ago first.
+    order: BTreeMap<u64, Tid>,
+    uses: u64,
     /// Files that are watched, and the oldest state that somebody sees.
     watched: FxHashMap<Oid, Tid>,
     given: u64,
@@ -324,17 +286,44 @@ impl Tree {
             .lookups += 1;
     }
 
-    fn rev_nodes(&mut self, tid: Tid) -> RevNodes {
-        if let Some(nodes) = self.revs.get(&tid) {
-            return *nodes;
+    fn rev_nodes(&mut self, tid: Tid) -> &mut RevNodes {
+        self.uses += 1;
+        let used = self.uses;
+        if !self.revs.contains_key(&tid) {
+            let view = self.add(|_| Node::View(Rev::At(tid)));
+            let bigfile = self.add(|_| Node::Bigfile(Rev::At(tid)));
+            let files = FxHashSet::default();
+            let nodes = RevNodes {
+                view,
+                bigfile,
+                files,
+                used,
+            };
+            self.revs.insert(tid, nodes);
         }
-        let view = self.add(|_| Node::View(Rev::At(tid)));
-        let bigfile = self.add(|_| Node::Bigfile(Rev::At(tid)));
-        *self.revs.entry(tid).or_insert(RevNodes {
-            view,
-            bigfile,
-            files: 0,
-        })
+        let nodes = self.revs.get_mut(&tid).expect("made above");
+        self.order.remove(&nodes.used);
+        self.order.insert(used, tid);
+        nodes.used = used;
+        nodes
+    }
+
+    /// If there are too many revisions: the nodes of those that were looked up longest ago, files before their directories. The
+    /// kernel may be asked to let go of them; what is used stays, and is not named again before all others were.
+    pub fn idle(&mut self) -> Vec<NodeId> {
+        let mut idle = Vec::new();
+        if self.revs.len() < limit::REVISIONS_MAX + limit::REVISIONS_PRUNED {
+            return idle;
+        }
+        for _ in 0..limit::REVISIONS_PRUNED {
+            let Some((_, tid)) = self.order.pop_first() else {
+                break;
+            };
+            let nodes = self.rev_nodes(tid);
+            idle.extend(nodes.files.iter().copied());
+            idle.extend([nodes.bigfile, nodes.view]);
+        }
+        idle
     }
 
     /// Looks `@<tid>` up.
@@ -368,6 +357,7 @@ impl Tree {
                         rev,
                         oid,
                         mtime,
+                        blksize: 0.into(),
                         size: 0.into(),
                         size_max: UNLIMITED.into(),
                         has_shrunk: false.into(),
@@ -377,7 +367,7 @@ impl Tree {
                 });
                 self.files.insert((rev, oid), id);
                 if let Rev::At(tid) = rev {
-                    self.revs.get_mut(&tid).expect("made above").files += 1;
+                    self.rev_nodes(tid).files.insert(id);
                 }
                 id
             }
@@ -447,7 +437,8 @@ impl Tree {
                 if self.files.get(&key) == Some(&id) {
                     self.files.remove(&key);
                     if let Rev::At(tid) = key.0 {
-                        self.revs.get_mut(&tid).expect("a file has its view").files -= 1;
+                        let nodes = self.revs.get_mut(&tid).expect("a file has its view");
+                        nodes.files.remove(&id);
                         self.drop_rev_if_unused(tid, dropped);
                     }
                 }
@@ -461,14 +452,15 @@ impl Tree {
     }
 
     fn drop_rev_if_unused(&mut self, tid: Tid, dropped: &mut Vec<NodeId>) {
-        let nodes = self.revs[&tid];
+        let nodes = &self.revs[&tid];
         let unknown = |id: NodeId| self.known[&id].lookups == 0;
-        if nodes.files == 0 && unknown(nodes.view) && unknown(nodes.bigfile) {
-            self.revs.remove(&tid);
+        if nodes.files.is_empty() && unknown(nodes.view) && unknown(nodes.bigfile) {
+            self.order.remove(&nodes.used);
             for id in [nodes.view, nodes.bigfile] {
                 self.known.remove(&id);
                 dropped.push(id);
             }
+            self.revs.remove(&tid);
         }
     }
 
@@ -542,32 +534,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_as_the_tree_has_them() {
-        let oid = b"00000000000000ab";
-        let ok = |node: &Node, name: &[u8]| resolve(node, name).unwrap();
-        assert_eq!(ok(&Node::Root, b"@0000000000000010"), Name::Rev(Tid(16)));
-        assert_eq!(
-            ok(&Node::Bigfile(Rev::Head), b"00000000000000AB"),
-            Name::File(Rev::Head, Oid(0xab))
-        );
-        assert_eq!(resolve(&Node::Root, b"@head"), Err(NameError::Invalid));
-        assert_eq!(
-            resolve(&Node::Root, b"@ffffffffffffffff"),
-            Err(NameError::Invalid)
-        );
-        assert_eq!(
-            resolve(&Node::Bigfile(Rev::Head), b"x"),
-            Err(NameError::Invalid)
-        );
-        assert_eq!(
-            resolve(&Node::View(Rev::At(Tid(1))), b"at"),
-            Err(NameError::Absent)
-        );
-        assert_eq!(resolve(&Node::View(Rev::Head), oid), Err(NameError::Absent));
-        assert_eq!(resolve(&Node::HeadAt, b"x"), Err(NameError::NotDir));
-    }
-
-    #[test]
     fn a_revision_lives_until_all_below_it_is_forgotten_and_ids_are_not_reused() {
         let mut tree = Tree::default();
         let (rev, mut dropped) = (Rev::At(Tid(7)), Vec::new());
@@ -588,6 +554,38 @@ mod tests {
         assert_eq!(dropped, [file, view, bigfile]);
         assert_eq!(tree.counts(), (0, 0));
         assert!(tree.enter_rev(Tid(7)) > file);
+    }
+
+    #[test]
+    fn of_many_revisions_those_looked_up_longest_ago_are_named() {
+        let mut tree = Tree::default();
+        let max = (limit::REVISIONS_MAX + limit::REVISIONS_PRUNED) as u64;
+        for tid in 1..max {
+            tree.enter_rev(Tid(tid));
+            assert!(tree.idle().is_empty());
+        }
+        let file = tree.enter_file(Rev::At(Tid(2)), Oid(1), Tid(1)).id;
+        tree.enter_rev(Tid(1));
+        let view = tree.enter_rev(Tid(max));
+        // All but those two, in order, each file before its directories; and other ones the next time.
+        let of = |tree: &Tree, tid| (tree.revs[&Tid(tid)].view, tree.revs[&Tid(tid)].bigfile);
+        let idle = tree.idle();
+        assert_eq!(idle.len(), 2 * limit::REVISIONS_PRUNED);
+        assert_eq!((idle[1], idle[0]), of(&tree, 3));
+        let next = tree.idle();
+        assert!(next.iter().all(|node| !idle.contains(node)));
+        let rest: Vec<NodeId> = (2..limit::REVISIONS_MAX / limit::REVISIONS_PRUNED + 1)
+            .flat_map(|_| tree.idle())
+            .collect();
+        let at = |id| rest.iter().position(|&node| node == id);
+        assert!(at(file).is_some() && at(file) < at(of(&tree, 2).1));
+        assert!(at(view).is_some_and(|at| at == rest.len() - 1));
+        // When the kernel forgets them there is room.
+        let mut dropped = Vec::new();
+        tree.forget(view, 1, &mut dropped);
+        assert_eq!(dropped.len(), 2);
+        assert!(tree.idle().is_empty());
+        assert_eq!(tree.order.len(), tree.revs.len());
     }
 
     #[test]

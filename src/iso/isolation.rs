@@ -10,7 +10,8 @@ use super::quota::{Rules, Uid, User, Users};
 use super::watch::Waiter;
 use crate::base::limit::LINK_REQUESTS_MAX;
 use crate::base::{BlkNo, Oid, Tid, Unique};
-use crate::wire::watch::{self, Message, Request, Stream, quoted};
+use crate::wire::quote::quoted;
+use crate::wire::watch::{self, Message, Request, Stream};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
@@ -335,7 +336,11 @@ impl Isolation {
         self.counts.links -= 1;
         match link.state {
             State::Up if link.owes().is_some() => self.fail(id, Fault::Link, None, outside, now),
-            State::Up => self.end(id, outside),
+            State::Up => {
+                let text = format!("wlink {}: serve rx: unexpected EOF", id.0);
+                self.actions.push(Action::Log(id, text));
+                self.end(id, outside);
+            }
             State::Dying(_) | State::Ended => {}
         }
         self.forget_if_over(id);

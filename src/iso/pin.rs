@@ -210,7 +210,8 @@ impl Isolation {
         let is_read = link.outbox.push(stream, message);
         self.give(id);
         if !is_read {
-            return self.broken(id, &"replies are not read", outside, now);
+            let why = format!("{0}: send .{0}: replies are not read", stream.0);
+            return self.broken(id, &why, outside, now);
         }
         let Some(link) = self.links.get(&id).filter(|link| link.user.is_some()) else {
             return;
@@ -219,10 +220,16 @@ impl Isolation {
         if unread <= LINK_REPLY_BYTES_MAX {
             return;
         }
-        let why = format!("sendReq: {unread} bytes are not read");
+        let why = format!("{unread} bytes are not read");
         match link.owes() {
-            Some(open) => self.fail(id, Fault::Unread, Some((open, why)), outside, now),
-            None => self.broken(id, &why, outside, now),
+            Some(open) => {
+                let why = format!("sendReq: {why}");
+                self.fail(id, Fault::Unread, Some((open, why)), outside, now);
+            }
+            None => {
+                let why = format!("{0}: send .{0}: {why}", stream.0);
+                self.broken(id, &why, outside, now);
+            }
         }
     }
 

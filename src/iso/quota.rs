@@ -1,6 +1,6 @@
 //! What users other than the mount's owner may take, each by itself (protocol 12). The owner, and root, have no bound but memory.
 //!
-//! A [`User`] is known from its first link on, and for as long as it has one or has to wait:
+//! A [`User`] is known from its first link on, and for as long as it has one, has to wait, or has used some of its credit:
 //!
 //! ```text
 //!          killed                       killed
@@ -162,7 +162,8 @@ impl User {
     /// Nothing has to be known of it.
     fn is_nobody(&self, now: Instant) -> bool {
         let is_forgiven = self.kills.is_none_or(|kills| now >= kills.last + FORGIVEN);
-        self.links == 0 && is_forgiven
+        let has_all_credit = self.paid.is_none_or(|paid| paid <= now);
+        self.links == 0 && is_forgiven && has_all_credit
     }
 }
 
@@ -174,10 +175,11 @@ impl Users {
     /// A client of it opened a link.
     pub(super) fn opened(&mut self, user: Uid, now: Instant) {
         self.0.retain(|_, user| !user.is_nobody(now));
-        // Of those that have no link the one that did wrong longest ago is forgotten.
+        // Of those that have no link one that only owes is forgotten, else the one that did wrong longest ago.
         if self.0.len() >= limit::USERS_MAX {
             let idle = self.0.iter().filter(|(_, user)| user.links == 0);
-            let first = idle.min_by_key(|(_, user)| user.kills.map(|kills| kills.last));
+            let first =
+                idle.min_by_key(|(_, user)| (user.kills.map(|kills| kills.last), user.paid));
             let first = first.map(|(&uid, _)| uid);
             first.and_then(|uid| self.0.remove(&uid));
         }
@@ -253,6 +255,24 @@ mod tests {
         assert!(!is_paused(&user, later));
         user.asks(later);
         assert!(is_paused(&user, later));
+    }
+
+    #[test]
+    fn who_closes_all_links_and_opens_another_has_no_new_credit() {
+        let (mut users, now) = (Users::default(), Instant::now());
+        users.opened(Uid(1), now);
+        let all = limit::USER_REQUESTS_AT_ONCE + 1;
+        (0..all).for_each(|_| users.get_mut(Uid(1)).unwrap().asks(now));
+        let until = users.get(Uid(1)).unwrap().in_debt_until();
+        users.closed(Uid(1));
+        users.opened(Uid(1), now);
+        assert!(until > Some(now));
+        assert_eq!(users.get(Uid(1)).unwrap().in_debt_until(), until);
+        users.closed(Uid(1));
+        // When all of it is paid for nothing has to be known.
+        let paid = now + SECOND * all / limit::USER_REQUESTS_PER_SECOND;
+        users.opened(Uid(2), paid);
+        assert!(users.get(Uid(1)).is_none());
     }
 
     #[test]

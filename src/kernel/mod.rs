@@ -4,7 +4,8 @@
 //! behind it: `queue` (FUSE over io_uring), `dev` (messages of `/dev/fuse`), on `ring` (one io_uring) or on
 //! poll(2). `file` reads the database, `loads` does so where io_uring is forbidden. `notify` writes
 //! notifications, `socket` makes streams to servers, `proc` pins threads and reads what the machine is. `client` is who opened something.
-//! `asker` is a process beside the daemon that enters the mount in its place, `guard` one that lets clients go on in its place.
+//! `asker` is a process beside the daemon that enters the mount in its place, `guard` one that lets clients go on in its place. `wakeup` measures
+//! what it costs to wake a thread.
 //! `process` and `pidfd` are for who looks at a mount from outside: what serves it, who holds it, and how they are ended. `stat` and
 //! `chain` are what the ETag engine asks of file systems, `calls` counts it.
 //! `watch` tells what changes in a tree, by fanotify or by `inotify`, and opens no file for it; `opens` who opens something there.
@@ -46,5 +47,6 @@ pub mod ring;
 pub mod socket;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod stat;
+pub mod wakeup;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod watch;

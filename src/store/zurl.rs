@@ -147,6 +147,9 @@ const TLS_OPTIONS: [&str; 5] = ["ca", "cert", "key", "server_hostname", "check_h
 const ZEO_PORT: u16 = 9991;
 
 impl Zurl {
+    /// The schemes that there are stores for.
+    pub const SCHEMES: [&str; 6] = ["file", "zeo", "zeos", "postgres", "postgresql", "sqlite"];
+
     /// Parses an address.
     ///
     /// # Errors
@@ -361,6 +364,15 @@ fn server(place: &str, default: u16) -> Option<Address> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_a_store_for_each_scheme_that_is_named() {
+        for scheme in Zurl::SCHEMES {
+            let address = Zurl::parse(&format!("{scheme}://"));
+            assert!(!matches!(address, Err(ZurlError::Scheme(_))), "{scheme}");
+        }
+        assert!(matches!(Zurl::parse("neo://"), Err(ZurlError::Scheme(_))));
+    }
 
     #[test]
     fn file_addresses_give_their_path_as_it_stands() {

@@ -9,5 +9,6 @@ pub mod fs1;
 pub mod fsevent;
 pub mod fuse;
 pub mod pickle;
+pub mod quote;
 pub mod watch;
 pub mod zeo;

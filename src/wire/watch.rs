@@ -10,6 +10,7 @@
 //!
 //! The protocol itself is told in `iso/protocol.md`.
 
+use super::quote::quoted;
 use crate::base::limit::WATCH_LINE_BYTES_MAX;
 use crate::base::{BlkNo, Oid, Rev, Tid};
 use std::fmt::{self, Write as _};
@@ -191,47 +192,6 @@ impl fmt::Display for At {
     }
 }
 
-/// Bytes in quotes, as Go writes them.
-pub fn quoted(bytes: &[u8]) -> String {
-    let mut out = String::from('"');
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            quote_char(&mut out, c);
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
-        }
-    }
-    out.push('"');
-    out
-}
-
-fn quote_char(out: &mut String, c: char) {
-    let escape = match c {
-        '\x07' => 'a',
-        '\x08' => 'b',
-        '\x0c' => 'f',
-        '\n' => 'n',
-        '\r' => 'r',
-        '\t' => 't',
-        '\x0b' => 'v',
-        '"' | '\\' => c,
-        ' ' => return out.push(c),
-        _ if !c.is_control() && !c.is_whitespace() => return out.push(c),
-        _ => {
-            let n = u32::from(c);
-            let _ = match n {
-                0..0x80 => write!(out, "\\x{n:02x}"),
-                0x80..0x1_0000 => write!(out, "\\u{n:04x}"),
-                _ => write!(out, "\\U{n:08x}"),
-            };
-            return;
-        }
-    };
-    out.push('\\');
-    out.push(escape);
-}
-
 /// Bytes of a client, as they come, cut into lines.
 #[derive(Debug, Default)]
 pub struct Lines {
@@ -350,20 +310,6 @@ mod tests {
         assert!(text.len() <= TEXT_BYTES_MAX + 3, "{}", text.len());
         assert_eq!(text.matches('\n').count(), 1);
         assert!(text.starts_with("2 error a b\u{e9}"));
-    }
-
-    #[test]
-    fn quotes_as_go_does() {
-        let cases: [(&[u8], &str); 5] = [
-            (b"a b", r#""a b""#),
-            (b"\"\\\n\t\r\x07\x00\x7f", r#""\"\\\n\t\r\a\x00\x7f""#),
-            ("\u{e9}\u{a0}\u{85}".as_bytes(), "\"\u{e9}\\u00a0\\u0085\""),
-            (b"\xff\xc3(", r#""\xff\xc3(""#),
-            (b"", r#""""#),
-        ];
-        for (bytes, want) in cases {
-            assert_eq!(quoted(bytes), want);
-        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub enum ZodbError {
         oid: Oid,
     },
     /// The object is no ZBigFile.
-    #[error("object {oid} is {found}, not ZBigFile")]
+    #[error("object {oid}: {found} is not a ZBigFile")]
     NotBigFile {
         /// The oid asked for.
         oid: Oid,

@@ -2,8 +2,9 @@
 
 use crate::mutate;
 use zring::base::limit::WATCH_LINE_BYTES_MAX;
+use zring::wire::quote::quoted;
 use zring::wire::watch::{
-    FrameError, Lines, Message, Request, Stream, TEXT_BYTES_MAX, frame, quoted, request,
+    FrameError, Lines, Message, Request, Stream, TEXT_BYTES_MAX, frame, request,
 };
 
 /// What comes of bytes that arrive in pieces of a size that is drawn from them.

@@ -51,6 +51,7 @@ mod rings;
 mod shrink;
 mod starved;
 mod unmount;
+mod wakeup;
 mod withdrawn;
 
 pub(crate) use transport::on_each_transport;

@@ -10,10 +10,10 @@ use zring::zodb::Family;
 use zring::zodb::write::{self, Leaf};
 
 use crate::base::Base;
-use crate::child::becomes_true;
+use crate::child::{Ended, becomes_true};
 use crate::damage::refused;
 use crate::data::database;
-use crate::machine::Transport;
+use crate::machine::{Transport, zring};
 use crate::rig::{Rig, SHORT, no_bug, zurl};
 
 #[test]
@@ -27,10 +27,96 @@ fn version_says_one_thing_to_people_and_one_to_programs() {
         .out;
     let object = json.trim();
     assert!(object.starts_with('{') && object.ends_with('}'), "{json}");
+    let object: serde_json::Value = serde_json::from_str(object).unwrap();
+    assert_eq!(object["version"], env!("CARGO_PKG_VERSION"));
     assert!(
-        object.contains(concat!("\"", env!("CARGO_PKG_VERSION"), "\"")),
-        "{json}"
+        object.get("commit").is_some(),
+        "null where the build was not told"
     );
+    let list = |name: &str| object[name].as_array().unwrap().clone();
+    for storage in ["file", "zeo", "zeos", "postgres", "sqlite"] {
+        assert!(list("storages").contains(&storage.into()), "{json}");
+        assert!(text.contains(storage), "{text}");
+    }
+    assert!(list("features").contains(&"tls".into()), "{json}");
+    for name in ["io_uring", "fuse_uring"] {
+        assert!(object[name].is_boolean(), "{json}");
+    }
+}
+
+#[test]
+fn doctor_is_red_and_yellow_where_it_should_be() {
+    let rig = Rig::new("limits", 60);
+    let doctor = |limit: &str| {
+        let mut c = rig.command("sh");
+        c.args([
+            "-c",
+            &format!("ulimit -n {limit}; exec \"$0\" doctor"),
+            zring().to_str().unwrap(),
+        ]);
+        rig.run(&mut c, SHORT)
+    };
+    let line = |ended: &Ended| {
+        ended
+            .out
+            .lines()
+            .find(|l| l.contains("open files"))
+            .unwrap()
+            .to_owned()
+    };
+    let tight = doctor("60");
+    assert_eq!(tight.code(), Some(1), "{tight}");
+    assert!(
+        line(&tight).starts_with("red     open files: 60"),
+        "{tight}"
+    );
+    let usual = doctor("1024");
+    assert!(
+        line(&usual).starts_with("yellow  open files: 1024"),
+        "{usual}"
+    );
+    assert!(usual.out.contains("a mount takes transport "), "{usual}");
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    assert!(
+        cpus < 2 || usual.out.contains("on another CPU is woken"),
+        "{usual}"
+    );
+    // Something that is no mount of ours.
+    let ended = rig.run(rig.zring().args(["doctor", "/proc"]), SHORT);
+    assert_eq!(ended.code(), Some(1), "{ended}");
+    assert!(
+        ended
+            .out
+            .contains("red     nothing of zring is mounted on /proc"),
+        "{ended}"
+    );
+}
+
+/// What a mount found out when it began.
+#[test]
+fn doctor_says_how_a_mount_serves() {
+    if !Transport::Plain.is_there() {
+        return;
+    }
+    let rig = Rig::new("serves", 60);
+    let mut base = Base::create(&rig.path("Data.fs"));
+    let file = base.file(4096, Leaf::Blk0);
+    base.set(file, 0, 1);
+    base.commit();
+    let mount = rig.up(&rig.path("Data.fs"), Transport::Plain);
+    let doctor = || rig.run(rig.zring().arg("doctor").arg(&mount.at), SHORT).out;
+    let out = doctor();
+    assert!(
+        out.contains(", transport plain; nothing was read yet"),
+        "{out}"
+    );
+    mount.probe(&[&format!("read {} 0 4096", base.files[0].head())]);
+    let out = doctor();
+    assert!(
+        out.contains("; old pages are") || out.contains("; this kernel gives"),
+        "{out}"
+    );
+    mount.stop();
 }
 
 #[test]

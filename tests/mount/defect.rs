@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use zring::base::Tid;
 use zring::zodb::write::Leaf;
 
@@ -26,6 +27,7 @@ on_each_transport!(
     d11_an_interrupted_reader_takes_nothing_from_others,
     d14_history_is_forgotten_beside_readers,
     d19_mounted_over,
+    d19_mounted_over_files_that_grow,
     d19_detached_while_it_is_used,
     d19_killed_between_commits,
     d20_names_that_were_looked_up_leave_nothing,
@@ -212,9 +214,13 @@ fn d14_history_is_forgotten_beside_readers(transport: Transport) {
     }
     let rig = Rig::new("d14", 90);
     let mut scene = Scene::new(&rig, transport, small_blocks);
+    let (oid, start) = (scene.oid(), scene.start);
     let path = scene.base.files[0].head();
-    // Two minutes from one transaction to the next: each makes the one before forgotten.
+    scene.read_all(0);
+    // Two minutes from one transaction to the next: each makes the one before forgotten, unless somebody sees it.
     scene.base.step = 2 << 32;
+    let mut stays = scene.good_client(&rig, start);
+    let mut moves = [(); 3].map(|()| (scene.good_client(&rig, start), 1));
     let mut reader = Visitor::enter(&rig, &scene.mount.at);
     reader.ask(&format!("hold {path}"));
     reader.begin(&format!("cold {path} 3000 {BLOCKS}"));
@@ -224,9 +230,23 @@ fn d14_history_is_forgotten_beside_readers(transport: Transport) {
         }
         let at = scene.base.commit();
         if n % 10 == 0 {
-            let at = scene.inside.ask(&format!("await {at}"));
-            assert_eq!(at, scene.base.last().to_string());
+            assert_eq!(scene.inside.ask(&format!("await {at}")), at.to_string());
             scene.read_all(0);
+        }
+        // One after the other moves on while transactions come, or leaves and comes back.
+        let (client, stream) = &mut moves[n as usize / 5 % 3];
+        match n % 5 {
+            0 if n % 4 == 0 => {
+                *client = scene.good_client(&rig, at);
+                *stream = 1;
+            }
+            0 => *stream += 2,
+            1 => client.begin(&format!("ask G {stream} watch {oid} @{at}")),
+            4 => {
+                let reply = client.answer(SHORT);
+                assert!(reply.starts_with(&format!("{stream} ok$ ")), "{n}: {reply}");
+            }
+            _ => {}
         }
     }
     let found = reader.answer(SHORT);
@@ -235,8 +255,34 @@ fn d14_history_is_forgotten_beside_readers(transport: Transport) {
         "{found}"
     );
     scene.read_all(0);
-    drop(reader);
-    scene.stop();
+    // All of it since the oldest watch is there still: for who has it, and for who comes.
+    let reply = stays.ask(&format!("ask G 3 watch {oid} @{start}"));
+    assert!(reply.starts_with("3 ok$ "), "{reply}");
+    let mut comes = scene.good_client(&rig, start);
+    for client in [&mut stays, &mut comes] {
+        for blk in (0..BLOCKS).step_by(7) {
+            assert_eq!(
+                client.number(&format!("look {oid} {blk}")),
+                1,
+                "block {blk}"
+            );
+        }
+    }
+    drop((stays, comes, moves, reader));
+    scene.await_counts(0, 0, 0);
+    // And when nobody sees it any more, it goes.
+    scene.base.set(0, 0, 1000);
+    scene.commit();
+    let mut late = scene.client(&rig);
+    late.ask("link A");
+    late.ask(&format!("say A 1 watch {oid} @{start}"));
+    let reply = late.ask("hear A");
+    assert!(
+        reply.contains(": too far away back from head/at"),
+        "{reply}"
+    );
+    scene.read_all(0);
+    scene.stop_after(late);
 }
 
 /// D19: there the server looked up names through its own mount, whatever was mounted over it.
@@ -264,6 +310,60 @@ fn d19_mounted_over(transport: Transport) {
     rig.run(off.arg(&scene.mount.at), SHORT).good();
     assert!(follows, "commits are not followed below another mount");
     scene.inside.await_head(scene.base.last());
+    scene.read_all(0);
+    scene.stop();
+}
+
+/// D19: neither what lies over the mount, nor a process that asks for sizes and is late each time, keeps commits back.
+fn d19_mounted_over_files_that_grow(transport: Transport) {
+    if !transport.is_there() || !root_or_lack("a mount over the mount") {
+        return;
+    }
+    let rig = Rig::new("d19-grow", 90);
+    let mut scene = Scene::new(&rig, transport, small_blocks);
+    let path = scene.base.files[0].head();
+    scene.read_all(0);
+    scene.inside.ask(&format!("hold {path}"));
+    let mut over = rig.command("mount");
+    over.args(["-t", "tmpfs", "tmpfs"]).arg(&scene.mount.at);
+    rig.run(&mut over, SHORT).good();
+    // Each transaction is seen in the open file before long.
+    let mut slowest = Duration::ZERO;
+    let mut blocks = BLOCKS;
+    for _ in 0..20 {
+        scene.base.set(0, blocks, 2);
+        blocks += 1;
+        scene.base.commit();
+        let began = Instant::now();
+        let all = format!("stamps {path} 0 {}", 2 * BLOCKS * 4096);
+        let grows = becomes_true(SHORT, || scene.inside.pages(&all).len() as u64 == blocks);
+        assert!(grows, "the file does not grow");
+        slowest = slowest.max(began.elapsed());
+    }
+    let mut off = rig.command("umount");
+    rig.run(off.arg(&scene.mount.at), SHORT).good();
+    println!("below another mount: {slowest:?} at most");
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    scene.inside.await_head(scene.base.last());
+    // Now somebody asks, and never answers in time.
+    scene.base.set(0, blocks, 2);
+    scene.commit();
+    let is_asker = |pid: &Pid| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.starts_with(b"zring\0look\0sizes\0")
+    };
+    let asker = rig.processes().into_iter().find(is_asker).unwrap();
+    let began = Instant::now();
+    for n in 1..=5 {
+        kill(asker, Signal::SIGSTOP).unwrap();
+        scene.base.set(0, blocks + n, 2);
+        scene.commit();
+        kill(asker, Signal::SIGCONT).unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    let all = began.elapsed();
+    println!("five transactions with one who is late each time: {all:?}");
+    assert!(all < Duration::from_millis(2500), "{all:?}");
     scene.read_all(0);
     scene.stop();
 }

@@ -220,7 +220,7 @@ fn requests_have_a_rate(transport: Transport) {
         return;
     }
     let rig = Rig::new("rate", 60);
-    let scene = Scene::watched(&rig, transport, &format!(",access=group={GROUP}"));
+    let mut scene = Scene::watched(&rig, transport, &format!(",access=group={GROUP}"));
     let mut took = [scene.client(&rig), client_of(&rig, &scene, USER)].map(|mut client| {
         client.ask("link A");
         client.ask("read A");
@@ -239,6 +239,15 @@ fn requests_have_a_rate(transport: Transport) {
     assert!(client.early(Duration::from_millis(300)).is_none());
     nix::sys::signal::kill(client.pid(), nix::sys::signal::Signal::SIGKILL).unwrap();
     assert!(client.ended(Duration::from_secs(3)).is_some());
+    // Who closes all links and opens another has no new credit.
+    scene.await_counts(1, 1, 0);
+    let mut client = client_of(&rig, &scene, USER);
+    client.ask("link A");
+    client.ask("read A");
+    let ms = client.number("flood A 2500");
+    println!("2500 more of the same user took {ms} ms");
+    assert!(ms >= 1200, "{ms}");
+    drop(client);
     let [(_, owner), _] = took;
     scene.stop_after(owner);
 }

@@ -4,18 +4,23 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use zring::base::limit;
+use zring::zodb::write::Leaf;
 
 use crate::child::becomes_true;
+use crate::commit::Scene;
 use crate::data::{database, values};
-use crate::machine::{Transport, python, root_or_lack};
+use crate::machine::{Transport, lack, python, root_or_lack};
 use crate::on_each_transport;
 use crate::rig::{Mount, Rig, SHORT, zurl};
 use crate::tree::{MANY, field};
+use crate::visitor::Visitor;
 
 on_each_transport!(
     one_name_one_node,
     beyond_head_waits,
     l01_goes_when_unused,
+    l01_only_so_many_stay_when_nobody_uses_them,
     loads_nothing_that_head_has_or_had,
 );
 
@@ -176,6 +181,63 @@ fn l01_goes_when_unused(transport: Transport) {
     // And they come back.
     mount.verify(&[&db.manifest], &[]);
     mount.stop();
+}
+
+fn l01_only_so_many_stay_when_nobody_uses_them(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("idle", 90);
+    let mut scene = Scene::new(&rig, transport, |base| {
+        let file = base.file(4096, Leaf::Blk0);
+        base.set(file, 0, 1);
+    });
+    let mut tids = vec![scene.start];
+    for n in 2..=400 {
+        scene.base.set(0, 0, n);
+        tids.push(scene.base.commit());
+    }
+    scene.inside.await_head(scene.base.last());
+    let path = |n: usize| scene.base.files[0].at(tids[n]);
+    let paths: Vec<String> = (0..tids.len()).map(path).collect();
+    let inside = &mut scene.inside;
+    let read = |inside: &mut Visitor, n: usize| {
+        let found = inside.ask(&format!("stamps {} 0 4096", paths[n]));
+        assert_eq!(found, format!("{}x1", n + 1));
+    };
+    // The first three are open all the time.
+    (0..3).for_each(|n| drop(inside.ask(&format!("hold {}", paths[n]))));
+    (0..tids.len()).for_each(|n| read(inside, n));
+    let few = (limit::REVISIONS_MAX + limit::REVISIONS_PRUNED) as u64;
+    if !becomes_true(Duration::from_secs(2), || inside.stat("RevHead") <= few) {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let numbers: Vec<u32> = release
+            .split(['.', '-'])
+            .map_while(|part| part.parse().ok())
+            .collect();
+        assert!(
+            numbers < vec![6, 18],
+            "there are {}",
+            inside.stat("RevHead")
+        );
+        lack("revisions that are let go of: the kernel cannot be asked to (Linux 6.18)");
+        scene.stop();
+        return;
+    }
+    let left = inside.stat("RevHead");
+    println!("of {} revisions {left} are left", tids.len());
+    assert!(left > 3 * few / 4, "{left}");
+    // What is open is what it was, without another look-up: names come back under new nodes.
+    for n in 0..3 {
+        read(inside, n);
+    }
+    let kept = inside.ask(&format!("cached {}", paths[0]));
+    assert_eq!(kept, "1x1", "pages of what is open stay");
+    for n in [3, 4, 100, 399] {
+        read(inside, n);
+    }
+    assert!(inside.stat("RevHead") <= few);
+    scene.stop();
 }
 
 /// Records that `work` had loaded or looked up.

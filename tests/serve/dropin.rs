@@ -23,6 +23,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use zring::base::Oid;
 
 use crate::child::becomes_true;
 use crate::machine::{Transport, lack, on_path, root_or_lack};
@@ -313,13 +314,23 @@ fn e16_stats_have_their_names_and_zhead_its_lines() {
     }
     let oid = scene.base.files[0].oid;
     let watcher = scene.start_shell("echo in; exec cat $M/.wcfs/debug/zhead");
-    assert!(becomes_true(SHORT, || mount.stat("ZHeadLink") == 1));
+    // A shell reads it byte by byte.
+    let slow = scene
+        .start_shell("exec <$M/.wcfs/debug/zhead; read line; echo $line; read line; echo $line");
+    assert!(becomes_true(SHORT, || mount.stat("ZHeadLink") == 2));
+    let written = scene.shell("/bin/echo x >$M/.wcfs/debug/zhead");
+    assert!(
+        written.err.contains("Connection reset by peer"),
+        "{written}"
+    );
     scene
         .shell(&format!("cat $M/head/bigfile/{oid} >/dev/null"))
         .good();
     let tids: Vec<String> = (0..3).map(|_| scene.base.commit().to_string()).collect();
     assert!(becomes_true(SHORT, || watcher.out_so_far().lines().count() == 4));
     assert_eq!(watcher.out_so_far(), format!("in\n{}\n", tids.join("\n")));
+    let slow = slow.wait(SHORT).good();
+    assert_eq!(slow.out, format!("{}\n{}\n", tids[0], tids[1]));
     assert_eq!(mount.head(), tids[2]);
     let later = values(&mount.cat(".wcfs/stats"));
     for ((a, before), (b, after)) in values(&first).into_iter().zip(later) {
@@ -338,6 +349,52 @@ fn e16_stats_have_their_names_and_zhead_its_lines() {
         "{ended}"
     );
     plain.stop();
+}
+
+#[test]
+fn the_log_says_what_operators_look_for() {
+    if !is_there(Transport::Plain) {
+        return;
+    }
+    let rig = Rig::new("words", 60);
+    let mut scene = Scene::new(&rig);
+    // A block that is longer than its file has it.
+    scene.base.set_bytes(0, 2, 2, &[7; 9000]);
+    let tid = scene.base.commit();
+    let mount = scene.up(&[]);
+    let oid = scene.base.files[0].oid;
+    let other = Oid(oid.0 + 1); // its table
+    let ended = scene.shell(&format!(
+        "ls $M/@zz; ls $M/head/bigfile/'no oid'; ls $M/@{tid}/bigfile/x; ls $M/head/bigfile/{other}
+        dd bs=8k skip=2 count=1 if=$M/head/bigfile/{oid}; dd bs=8k skip=2 count=1 if=$M/@{tid}/bigfile/{oid}"
+    ));
+    let refused = |text| ended.err.matches(text).count();
+    assert_eq!(
+        (refused("Invalid argument"), refused("Input/output error")),
+        (4, 2),
+        "{ended}"
+    );
+    let said = mount.stop();
+    for (level, text) in [
+        ("W", "/: lookup \"@zz\": not @rev\n".to_owned()),
+        (
+            "W",
+            "/head/bigfile: lookup \"no oid\": not oid\n".to_owned(),
+        ),
+        ("W", format!("/@{tid}/bigfile: lookup \"x\": not oid\n")),
+        ("W", format!("/head/bigfile: lookup \"{other}\": ")),
+        ("E", format!("/head/bigfile/{oid}: readblk #2: ")),
+        ("E", format!("/@{tid}/bigfile/{oid}: readblk #2: ")),
+    ] {
+        let line = said
+            .lines()
+            .find(|line| format!("{line}\n").contains(&format!("] {text}")));
+        assert!(
+            line.is_some_and(|line| line.starts_with(level)),
+            "{text}: {said}"
+        );
+    }
+    assert!(said.contains(" is not a ZBigFile\n"), "{said}");
 }
 
 /// It ends with the two lines that others look for, and who uses the mount learns that nobody is there.

@@ -1,14 +1,15 @@
 //! `zring status` of servers that are well, hung, dead, absent, and others than expected: it answers in bounded time.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::child::Ended;
-use crate::machine::{Transport, is_root};
+use crate::child::{Ended, becomes_true};
+use crate::machine::{Transport, is_root, root_or_lack};
 use crate::on_each_transport;
-use crate::rig::Rig;
-use crate::scene::{Scene, end, is_there};
+use crate::rig::{Rig, SHORT};
+use crate::scene::{Scene, end, is_there, names};
 
 on_each_transport!(a_server_that_is_well, a_server_that_hangs);
 
@@ -46,6 +47,7 @@ fn a_server_that_is_well(transport: Transport) {
         "ok - stat of the mountpoint",
         "ok - read of .wcfs/zurl",
         "ok - read of .wcfs/stats",
+        "ok - control and notifier",
     ];
     assert_eq!(checks, all, "{ended}");
     let process = format!("server process: {} (wcfs)", mount.pid());
@@ -86,6 +88,55 @@ fn a_server_that_hangs(transport: Transport) {
     mount.stop();
 }
 
+/// Stops one thread until it ends itself: what a hung disk does to control, wherever it is.
+const STOP_THREAD: &str = "
+import ctypes, os, signal, sys
+ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+ptrace.argtypes, ptrace.restype = [ctypes.c_long] * 4, ctypes.c_long
+tid, SEIZE, INTERRUPT, WALL = int(sys.argv[1]), 0x4206, 0x4207, 0x40000000
+for what in SEIZE, INTERRUPT:
+    if ptrace(what, tid, 0, 0):
+        sys.exit(os.strerror(ctypes.get_errno()))
+os.waitpid(tid, WALL)
+print('stopped', flush=True)
+signal.pause()
+";
+
+#[test]
+fn a_control_thread_that_stands_still() {
+    if !is_there(Transport::Plain) || !root_or_lack("a thread that stands still") {
+        return;
+    }
+    let rig = Rig::new("still", 120);
+    let scene = Scene::new(&rig);
+    let mount = scene.up(&[]);
+    let tasks = format!("/proc/{}/task", mount.pid());
+    let name = |tid: &String| std::fs::read_to_string(format!("{tasks}/{tid}/comm"));
+    let tids = names(Path::new(&tasks));
+    let control = |tid: &&String| name(tid).is_ok_and(|name| name == "zring-control\n");
+    let tid = tids.iter().find(control).unwrap();
+    let mut command = rig.command("python3");
+    command.args(["-c", STOP_THREAD, tid]);
+    let stopped = rig.start(&mut command);
+    let is_stopped = || stopped.out_so_far().contains("stopped");
+    assert!(becomes_true(SHORT, is_stopped), "{}", stopped.err_so_far());
+    // Readers are served, and who looks is told.
+    assert_eq!(mount.head(), scene.base.last().to_string());
+    let ended = status(&scene, scene.mountpoint(), 6, Duration::from_secs(25));
+    assert!(
+        ended
+            .out
+            .contains("fail - control thread: no answer within 5 s"),
+        "{ended}"
+    );
+    assert!(ended.out.contains("ok - read of .wcfs/stats"), "{ended}");
+    assert!(mount.stat("ControlBusy") >= 5000);
+    assert_eq!(mount.stat("NotifyBusy"), 0);
+    end(stopped);
+    status(&scene, scene.mountpoint(), 0, Duration::from_secs(5));
+    mount.stop();
+}
+
 #[test]
 fn a_client_that_maps_is_named() {
     if !is_there(Transport::Plain) {
@@ -100,7 +151,7 @@ fn a_client_that_maps_is_named() {
         scene.mountpoint()
     );
     let client = rig.start(rig.command("python3").args(["-c", &script]));
-    crate::child::becomes_true(crate::rig::SHORT, || client.out_so_far().contains("in"));
+    becomes_true(SHORT, || client.out_so_far().contains("in"));
     kill(mount.pid(), Signal::SIGSTOP).unwrap();
     let ended = status(&scene, scene.mountpoint(), 6, Duration::from_secs(25));
     let line = ended

@@ -70,11 +70,15 @@ fn build() -> Option<PathBuf> {
         .args(["build", "--release", "--bin", "zring", "--target", &triple])
         .arg("--target-dir")
         .arg(&target)
+        .env("ZRING_COMMIT", COMMIT)
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", text(&built.stderr));
     Some(target.join(triple).join("release/zring"))
 }
+
+/// What the build is told to be made from.
+const COMMIT: &str = "of-a-test";
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -101,6 +105,17 @@ fn needs_no_interpreter_and_no_library() {
             _ => {}
         }
     }
+}
+
+#[test]
+fn says_what_it_was_made_from() {
+    let Some(path) = binary() else { return };
+    if std::env::var_os("ZRING_STATIC_BIN").is_some() {
+        return;
+    }
+    let said = Command::new(path).args(["version", "--json"]).output();
+    let said = text(&said.unwrap().stdout);
+    assert!(said.contains(&format!("\"commit\":\"{COMMIT}\"")), "{said}");
 }
 
 /// Runs in the namespaces: mounts, verifies from outside, unmounts. `$1` is the root, `$2` `-f` or nothing.

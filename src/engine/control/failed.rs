@@ -6,7 +6,8 @@
 use super::super::links::OfLink;
 use super::super::notifier::ToNotifier;
 use super::super::shared::ToWorker;
-use super::Work;
+use super::{GAVE_UP, Work};
+use crate::base::{Oid, Tid};
 use crate::fs::advance::Drop;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -54,5 +55,45 @@ impl Work {
             self.links.end_all(&mut self.history, shared);
         }
         self.isolate();
+    }
+
+    /// `on_epoch=server`: nobody may go on with what is another file now.
+    pub(super) fn give_up(&self, oid: Oid, tid: Tid) {
+        let shared = &self.control.shared;
+        let zurl = &shared.zurl;
+        shared.failed.store(true, Ordering::SeqCst);
+        let cause = format!("zwatch {zurl}: handle\u{3b4}Z @{tid}: ZBigFile<{oid}> changed @{tid}");
+        shared.log.error(cause);
+        self.end();
+    }
+
+    /// The mount ends; who watches for that looks for these lines. Clients of a drop-in server expect ENOTCONN, which is what
+    /// the end of the process gives; after an abort it would be ECONNABORTED.
+    pub(super) fn end(&self) {
+        let shared = &self.control.shared;
+        shared.log.error("zwatcher failed");
+        shared.log.fatal("switching filesystem to EIO mode");
+        if shared.is_drop_in {
+            shared.log.flush();
+            std::process::exit(GAVE_UP);
+        }
+        if self.control.connection.abort().is_err() {
+            std::process::abort();
+        }
+    }
+
+    /// The kernel keeps pages that are wrong: nobody may read them.
+    pub(super) fn abandon(&mut self) {
+        self.control.shared.failed.store(true, Ordering::SeqCst);
+        self.control
+            .shared
+            .log
+            .error("the page cache can no longer be kept exact: the mount is aborted");
+        if self.control.shared.is_drop_in {
+            return self.end();
+        }
+        if self.control.connection.abort().is_err() {
+            std::process::abort();
+        }
     }
 }

@@ -13,6 +13,7 @@ enum Code {
     InvalEntry = 3,
     Store = 4,
     Retrieve = 5,
+    Prune = 9,
 }
 
 /// Longest head: a header and the largest structure.
@@ -78,6 +79,14 @@ impl Head {
             padding: 0,
         };
         Self::new(Code::InvalEntry, abi::bytes(&body), name.len() + 1)
+    }
+
+    /// Let go of the names of `count` nodes, whose numbers follow, as far as nobody uses them (Linux 6.18).
+    pub fn prune(count: usize) -> Self {
+        let nodes = u32::try_from(count).expect("a few hundred nodes");
+        let mut body = [0; 16];
+        body[..4].copy_from_slice(&nodes.to_ne_bytes());
+        Self::new(Code::Prune, &body, 8 * count)
     }
 
     /// Put `len` bytes that follow into the page cache at `off`.
