@@ -22,7 +22,7 @@ use crate::rig::{Mount, Rig, SHORT, no_bug, verdict};
 
 /// How a server listens, and what it speaks.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     /// TCP, pickles.
     Tcp,
     /// A socket file, msgpack.
@@ -30,7 +30,7 @@ enum Kind {
 }
 
 /// A server that is started, killed and started again on one address.
-struct Server<'r> {
+pub(crate) struct Server<'r> {
     rig: &'r Rig,
     fs: PathBuf,
     address: String,
@@ -40,7 +40,7 @@ struct Server<'r> {
 
 impl<'r> Server<'r> {
     /// Started, and taking connections.
-    fn start(rig: &'r Rig, fs: &Path, kind: Kind) -> Self {
+    pub(crate) fn start(rig: &'r Rig, fs: &Path, kind: Kind) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let address = match kind {
@@ -97,7 +97,7 @@ impl<'r> Server<'r> {
         self.running.as_ref().unwrap().signal(signal);
     }
 
-    fn zurl(&self) -> String {
+    pub(crate) fn zurl(&self) -> String {
         format!("zeo://{}", self.address)
     }
 
