@@ -12,6 +12,7 @@ use crate::base::limit::RECORD_BYTES_MAX;
 use crate::base::{Oid, Tid};
 use crate::store::LoadError;
 use crate::store::any::AnyView;
+use crate::store::demo::{self, Demo};
 use crate::store::file::{FileOpts, FileStore, verify};
 use crate::store::rel::{self, Rel};
 use crate::store::remote::RemoteView;
@@ -64,6 +65,7 @@ pub(super) fn command(args: Args) -> Outcome {
         Zurl::File(path) => path,
         Zurl::Zeo(server) => return of_server(&server, max, deep),
         Zurl::Rel(rel) => return of_rel(&rel, max, deep),
+        Zurl::Demo(demo) => return of_layers(zurl, &demo, max, deep),
     };
     let opts = FileOpts { max_record: max };
     let mut wrong = records(&path, opts, deep)?;
@@ -98,6 +100,19 @@ fn of_rel(rel: &Rel, max: usize, deep: bool) -> Outcome {
     println!("{rel} is there: last transaction {}, {root}", view.at());
     if deep {
         let text = "what a database server stores is checked by its own tools";
+        return Err(Failure::new(2, anyhow!("{text}")));
+    }
+    Ok(())
+}
+
+/// Whether both layers can be read, and are one database.
+fn of_layers(zurl: &str, demo: &Demo, max: usize, deep: bool) -> Outcome {
+    let (store, view) = demo::open(demo, max, None, &mut |_, _| {})?;
+    let root = root(&view).map_err(|error| error.context(zurl.to_owned()))?;
+    drop(store);
+    println!("{zurl} is there: last transaction {}, {root}", view.at());
+    if deep {
+        let text = "layers are checked each by its own address";
         return Err(Failure::new(2, anyhow!("{text}")));
     }
     Ok(())

@@ -86,18 +86,18 @@ impl Write for Stream {
     }
 }
 
-/// Waits until somebody calls the waker, the stream can be read (or written, if that is wanted), or `timeout` is over. The
+/// Waits until somebody calls the waker, a stream can be read (or written, if that is wanted), or `timeout` is over. The
 /// waker's call is taken.
 ///
 /// # Errors
 /// The system refuses to wait.
 pub fn wait(
     waker: &Waker,
-    stream: Option<(BorrowedFd<'_>, bool)>,
+    streams: &[(BorrowedFd<'_>, bool)],
     timeout: Option<Duration>,
 ) -> io::Result<()> {
     let mut fds = vec![PollFd::new(waker.fd(), PollFlags::POLLIN)];
-    if let Some((fd, writes)) = stream {
+    for &(fd, writes) in streams {
         let out = if writes {
             PollFlags::POLLOUT
         } else {

@@ -8,7 +8,7 @@ use super::file::{Reopen, Tail, WatchPaths};
 use super::remote::{Fatal, Link, Notice, RemoteOpenError, RemotePoll, RemoteStore, RemoteView};
 use super::zurl::Zurl;
 use super::{Commit, LoadError, Loaded, View};
-use super::{rel, zeo};
+use super::{demo, rel, zeo};
 use crate::base::{Oid, Tid};
 use crate::kernel::proc::Waker;
 
@@ -136,7 +136,7 @@ impl FollowError {
                 error,
                 file::FollowError::WentBack { .. } | file::FollowError::Damaged { .. }
             ),
-            Self::Remote(Fatal::WentBack { .. }) => true,
+            Self::Remote(Fatal::WentBack { .. } | Fatal::Part(_)) => true,
         }
     }
 }
@@ -191,6 +191,10 @@ impl AnyStore {
             }
             Zurl::Zeo(server) => {
                 let (store, view) = zeo::open(server, max_record, control)?;
+                Ok((Self::Remote(store), AnyView::Remote(view)))
+            }
+            Zurl::Demo(demo) => {
+                let (store, view) = demo::open(demo, max_record, control, progress)?;
                 Ok((Self::Remote(store), AnyView::Remote(view)))
             }
             Zurl::Rel(rel) => {

@@ -15,6 +15,7 @@
 
 pub mod any;
 pub mod catalog;
+pub mod demo;
 pub mod file;
 pub mod normal;
 pub mod rel;

@@ -11,12 +11,19 @@
 //!   `history_free=accept` takes a database that keeps newest revisions alone, `poll_interval` is the longest time between looks in s.
 //! * `sqlite:///dir` or `sqlite://?data_dir=/dir`: the same in the file `main.sqlite3` of a directory.
 //!
+//! * `demo:(BASE)/(CHANGES)`: two databases, each by its address, parentheses and all if it is such a pair itself. `#` and options may
+//!   follow.
+//!
 //! Options behind `?` that concern a writer or the application are passed over. Everything else is refused with a sentence that
 //! says what would be right. An address is no place for a password: it is seen in lists of processes and mounts.
 
+mod layers;
+
+use super::demo::Demo;
 use super::normal;
 use super::rel::{Kept, Place, Postgres, Rel};
-use super::zeo::{Address, Server, TlsFiles};
+use super::remote::{Address, TlsFiles};
+use super::zeo::Server;
 use crate::base::limit::REL_LOOK_MAX_MS;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +37,8 @@ pub enum Zurl {
     Zeo(Server),
     /// A database of RelStorage.
     Rel(Rel),
+    /// A database over another one.
+    Demo(Box<Demo>),
 }
 
 /// Why an address is refused.
@@ -41,7 +50,7 @@ pub enum ZurlError {
     /// A scheme for which there is no store.
     #[error(
         "{0}: databases are not supported yet; supported: file://<path to Data.fs>, zeo://<host>:<port>, \
-         postgres://<host>/<database>, sqlite://<directory>"
+         postgres://<host>/<database>, sqlite://<directory>, demo:(<base>)/(<changes>)"
     )]
     Scheme(Box<str>),
     /// No path.
@@ -59,6 +68,11 @@ pub enum ZurlError {
     /// Neither a host and a port, nor a path.
     #[error("{0:?} is not a server: zeo://host:port, zeo://[::1]:port or zeo:///path/to/socket")]
     Server(Box<str>),
+    /// No two layers.
+    #[error(
+        "a demo: address has two others in parentheses, demo:(file:///base.fs)/(file:///changes.fs), not {0:?}"
+    )]
+    Layers(Box<str>),
     /// No certificates.
     #[error(
         "a zeos:// address needs ca=, cert= and key= with files in PEM: what the server's certificate is signed by, our own \
@@ -168,9 +182,11 @@ impl Zurl {
     }
 
     fn read(text: &str, is_strict: bool) -> Result<Self, ZurlError> {
-        // demo:(...)/(...) has no slashes behind its scheme, but addresses inside.
-        if text.starts_with("demo:") {
-            return Err(ZurlError::Scheme("demo".into()));
+        // No slashes behind its scheme, but addresses inside.
+        if let Some((scheme, layers)) = text.split_once(':')
+            && scheme.eq_ignore_ascii_case("demo")
+        {
+            return layers::read(layers, is_strict);
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(ZurlError::NoScheme(text.into()));
@@ -521,7 +537,22 @@ mod tests {
             ("sqlite://", "needs the directory of main.sqlite3"),
             ("sqlite:///d?poll_interval=0", "poll_interval cannot be"),
             ("neos://c@h:1", "supported: file://"),
-            ("demo:(file://a)/(file://b)", "demo: databases are not"),
+            ("demo:(file://a)", "has two others in parentheses"),
+            ("demo:file://a/file://b", "has two others in parentheses"),
+            (
+                "demo:(file://a)/(file://b)x",
+                "has two others in parentheses",
+            ),
+            (
+                "demo:(file://a)/((file://b)",
+                "has two others in parentheses",
+            ),
+            ("demo:(file://a)/(ftp://b)", "ftp: databases are not"),
+            ("demo:(file://a)/(zeo://u:p@h)", "a password in a database"),
+            (
+                "demo:(file://a)/(file://b)#odd=1",
+                "\"odd\" is unknown for demo",
+            ),
             ("file://", "needs a path"),
             ("file://?create=1", "needs a path"),
             ("file:///x?creat=1", "option \"creat\" is unknown"),

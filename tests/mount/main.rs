@@ -37,6 +37,7 @@ mod defect;
 mod fault;
 mod fstab;
 mod kernel_off;
+mod layers;
 mod limit;
 mod live;
 mod others;

@@ -97,7 +97,7 @@ impl<'r> Server<'r> {
         self.running.as_ref().unwrap().signal(signal);
     }
 
-    fn zurl(&self) -> String {
+    pub(crate) fn zurl(&self) -> String {
         format!("zeo://{}", self.address)
     }
 

@@ -13,31 +13,21 @@
 //! - Every load is answered once, by its deadline at the latest.
 
 use super::{Gap, Kept, Trouble};
-use crate::base::limit::{
-    RECONNECT_MAX_MS, RECONNECT_MIN_MS, REL_GRACE_MS, REL_HOLD_MS, REL_LOADS_UNDER_WAY,
-    REL_ROW_BYTES,
-};
-use crate::base::{Oid, Rev, Tid};
+use crate::base::limit::{REL_GRACE_MS, REL_HOLD_MS, REL_LOADS_UNDER_WAY, REL_ROW_BYTES};
+use crate::base::{Oid, Tid};
 use crate::store::Loaded;
-use crate::store::remote::link::{Given, Order, Ports, Wanted};
+use crate::store::remote::backoff::Backoff;
+use crate::store::remote::link::{Given, Ports, Waiter};
 use crate::store::remote::loads::{Key, Loads};
 use crate::store::remote::store::Happened;
-use crate::store::remote::{Came, Fatal, Health, Sink, Why};
+use crate::store::remote::{Fatal, Health, Why};
 use crate::wire::zeo::Refusal;
 use bytes::Bytes;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes that are handed out together at least.
 const GIVEN_BYTES: usize = 512 << 10;
-
-/// Who waits for an object.
-#[derive(Debug)]
-struct Waiter {
-    rev: Rev,
-    sink: Arc<dyn Sink>,
-}
 
 /// What a row says of an object as of a state.
 #[derive(Debug)]
@@ -99,8 +89,7 @@ pub(super) struct Core {
     missed: usize,
     behind: Option<Instant>,
     ended: Option<Why>,
-    tries: u32,
-    chance: u64,
+    backoff: Backoff,
 }
 
 impl Core {
@@ -121,8 +110,7 @@ impl Core {
             missed: 0,
             behind: None,
             ended: None,
-            tries: 0,
-            chance,
+            backoff: Backoff::new(chance),
         }
     }
 
@@ -148,43 +136,23 @@ impl Core {
 
     /// Takes what is wanted; false to end.
     pub(super) fn take_orders(&mut self, now: Instant) -> bool {
-        let mut goes_on = true;
-        // Orders that came with the end are answered too; later ones are refused by the channel.
-        while let Ok(order) = self.ports.orders.try_recv() {
-            match order {
-                Order::Load(wanted) => self.want(now, wanted),
-                Order::End => {
-                    goes_on = false;
-                    self.end(&Why::Closed);
-                }
-            }
+        let mut refused = Vec::new();
+        let goes_on = self.ports.take_orders(|generation, key, waiter| {
+            let why = match &self.ended {
+                Some(why) => Some((waiter, why.clone())),
+                None if generation != self.generation => Some((waiter, Why::Moved)),
+                None => self.loads.want(now, key, waiter).err(),
+            };
+            refused.extend(why.map(|(waiter, why)| (key.0, waiter, why)));
+        });
+        for (oid, waiter, why) in refused {
+            self.give(oid, waiter, Err(why));
+        }
+        if !goes_on {
+            self.end(&Why::Closed);
         }
         self.hand_out();
         goes_on
-    }
-
-    fn want(&mut self, now: Instant, wanted: Wanted) {
-        let Wanted {
-            generation,
-            rev,
-            at,
-            oids,
-            sink,
-        } = wanted;
-        for oid in oids {
-            let waiter = Waiter {
-                rev,
-                sink: Arc::clone(&sink),
-            };
-            let refused = match &self.ended {
-                Some(why) => Some((waiter, why.clone())),
-                None if generation != self.generation => Some((waiter, Why::Moved)),
-                None => self.loads.want(now, (oid, at), waiter).err(),
-            };
-            if let Some((waiter, why)) = refused {
-                self.give(oid, waiter, Err(why));
-            }
-        }
     }
 
     /// The next objects to be asked for together, as far as there is room; they count as asked.
@@ -247,9 +215,8 @@ impl Core {
     }
 
     fn give(&mut self, oid: Oid, waiter: Waiter, loaded: Result<Loaded, Why>) {
-        let Waiter { rev, sink } = waiter;
         let loaded = loaded.map_err(|why| why.error(self.max_record));
-        self.given.give(sink, Came { rev, oid, loaded });
+        self.given.give(oid, waiter, loaded);
     }
 
     /// Hands out all that came.
@@ -286,8 +253,7 @@ impl Core {
         self.loads.timeout()
     }
 
-    /// The connection could not be made, or ended. Gives how long to wait before the next: at least half of what is due, so that
-    /// many clients do not come at once.
+    /// The connection could not be made, or ended. Gives how long to wait before the next.
     pub(super) fn lost(&mut self, trouble: Trouble) -> Duration {
         self.held.clear();
         let asked = std::mem::take(&mut self.asked);
@@ -297,14 +263,7 @@ impl Core {
         if !self.has_ended() {
             self.tell(Health::Frozen, Happened::Lost(trouble.into()));
         }
-        let doubled = RECONNECT_MIN_MS << self.tries.min(10);
-        self.tries = self.tries.saturating_add(1);
-        let most = doubled.min(RECONNECT_MAX_MS);
-        self.chance = self
-            .chance
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(1);
-        Duration::from_millis(most / 2 + (self.chance >> 33) % (most / 2 + 1))
+        self.backoff.pause()
     }
 
     /// Nobody gets anything any more.
@@ -399,7 +358,7 @@ impl Core {
     fn serve(&mut self) {
         self.behind = None;
         if !std::mem::replace(&mut self.is_known, true) {
-            self.tries = 0;
+            self.backoff.reset();
             self.ports.status.connected();
             self.tell(Health::Serving, Happened::Serving(self.missed));
         }
@@ -423,12 +382,14 @@ impl Core {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::base::Rev;
     use crate::kernel::proc::Waker;
     use crate::store::LoadError;
-    use crate::store::remote::link::Status;
+    use crate::store::remote::link::{Order, Status, Wanted};
     use crate::store::remote::store::Inbox;
+    use crate::store::remote::{Came, Sink};
     use crossbeam_channel::{Sender, unbounded};
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     /// Keeps what comes.
     #[derive(Debug, Default)]

@@ -33,8 +33,7 @@ mod sqlite;
 
 pub use place::{Kept, Place, Postgres, Rel};
 
-use super::remote::{RemoteOpenError, RemoteStore, RemoteView};
-use super::zeo::DialError;
+use super::remote::{DialError, RemoteOpenError, RemoteStore, RemoteView};
 use crate::base::limit::REL_LOOK_OIDS_MAX;
 use crate::base::{Oid, Tid};
 use crate::kernel::proc::Waker;

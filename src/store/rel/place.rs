@@ -2,7 +2,7 @@
 
 use super::Trouble;
 use crate::kernel::proc;
-use crate::store::zeo::Address;
+use crate::store::remote::Address;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;

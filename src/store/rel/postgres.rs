@@ -17,9 +17,10 @@ use crate::base::limit::{
 };
 use crate::kernel::proc::{self, Waker};
 use crate::kernel::socket::Stream;
+use crate::store::remote::Address;
+use crate::store::remote::dial::connect;
 use crate::store::remote::link::Ports;
 use crate::store::remote::loads::Key;
-use crate::store::zeo::{Address, connect};
 use crate::wire::zeo::Refusal;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt};

@@ -62,7 +62,7 @@ pub(super) fn start(dir: PathBuf, wanted: Kept, ports: Ports, max_record: usize)
                 Some(File { has_more: true, .. }) => Some(Duration::ZERO),
                 _ => timeout,
             };
-            let waited = socket::wait(&waker, None, timeout);
+            let waited = socket::wait(&waker, &[], timeout);
             if waited.is_err() || !core.take_orders(Instant::now()) {
                 return;
             }

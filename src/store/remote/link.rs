@@ -1,6 +1,7 @@
 //! The way to the driver: what workers ask it, what they are handed, and how it is.
 
 use super::Why;
+use super::loads::Key;
 use super::store::Inbox;
 use crate::base::limit::STORAGE_WAIT_MS;
 use crate::base::{Oid, Rev, Tid};
@@ -49,6 +50,13 @@ pub(in crate::store) struct Wanted {
     pub(in crate::store) sink: Arc<dyn Sink>,
 }
 
+/// Who waits for an object.
+#[derive(Debug)]
+pub(in crate::store) struct Waiter {
+    pub(in crate::store) rev: Rev,
+    pub(in crate::store) sink: Arc<dyn Sink>,
+}
+
 /// What a driver has of those who want something of it.
 #[derive(Debug)]
 pub(in crate::store) struct Ports {
@@ -59,12 +67,42 @@ pub(in crate::store) struct Ports {
     pub(in crate::store) inbox: Arc<Inbox>,
 }
 
+impl Ports {
+    /// Takes what is wanted, each with the generation of the history that it is of; false when nothing will be wanted any more.
+    /// What came together with the end is taken too: later orders are refused by the channel.
+    pub(in crate::store) fn take_orders(&self, mut want: impl FnMut(u64, Key, Waiter)) -> bool {
+        let mut goes_on = true;
+        while let Ok(order) = self.orders.try_recv() {
+            let Order::Load(wanted) = order else {
+                goes_on = false;
+                continue;
+            };
+            for oid in wanted.oids {
+                let waiter = Waiter {
+                    rev: wanted.rev,
+                    sink: Arc::clone(&wanted.sink),
+                };
+                want(wanted.generation, (oid, wanted.at), waiter);
+            }
+        }
+        goes_on
+    }
+}
+
 /// What came in one turn, by whom it is for: each is woken once for many objects.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Given(Vec<(Arc<dyn Sink>, Vec<Came>)>);
 
 impl Given {
-    pub(in crate::store) fn give(&mut self, sink: Arc<dyn Sink>, came: Came) {
+    /// For one who waits.
+    pub(in crate::store) fn give(
+        &mut self,
+        oid: Oid,
+        waiter: Waiter,
+        loaded: Result<Loaded, LoadError>,
+    ) {
+        let Waiter { rev, sink } = waiter;
+        let came = Came { rev, oid, loaded };
         let mut known = self.0.iter_mut().rev();
         match known.find(|(known, _)| Arc::ptr_eq(known, &sink)) {
             Some((_, list)) => list.push(came),

@@ -264,8 +264,8 @@ impl RemoteStore {
             poll.events.push(RemoteEvent::Reset(self.view()));
         }
         // What came before the end is given out first.
-        match self.fatal {
-            Some(fatal) if poll.events.is_empty() => Err(fatal),
+        match &self.fatal {
+            Some(fatal) if poll.events.is_empty() => Err(fatal.clone()),
             _ => Ok(poll),
         }
     }

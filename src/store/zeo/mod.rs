@@ -9,8 +9,7 @@
 //! ```
 //!
 //! * [`session`] decides: handshake, which load is asked when, catching up, deadlines, when a connection is dead. It is pure.
-//! * [`driver`] is its thread; [`dial`] makes streams, on a thread of their own, as names may take long to resolve.
-//! * What workers and control have of it is that of any driver: [`super::remote`].
+//! * Its thread is [`super::remote::driver`]; what workers and control have of it is that of any driver: [`super::remote`].
 //!
 //! # When the server is not to be reached
 //!
@@ -19,47 +18,65 @@
 //! ([`sync`]), or everything that was derived from the history is dropped. A server that ends before head is the end: clients
 //! hold states that it does not have.
 
-mod dial;
-mod driver;
 mod session;
 mod sync;
 #[cfg(test)]
 mod tests;
-mod tls;
-mod vigil;
 
-pub(in crate::store) use dial::connect;
-pub use dial::{Address, DialError, Server};
-pub use driver::open;
 pub use sync::Gap;
-pub use tls::{TlsError, TlsFiles};
 
 use crate::base::{Oid, Tid};
-use crate::store::remote::{Fatal, Why};
+use crate::kernel::proc::Waker;
+use crate::store::remote::driver::{self, Setup};
+use crate::store::remote::{Address, Broken, Fatal, RemoteOpenError, RemoteStore, RemoteView};
+use crate::store::remote::{TlsFiles, Why};
 use crate::wire::zeo::{FrameError, Refusal, ZeoError};
-use std::io;
+use session::{Opts, Session};
+use std::time::Instant;
+
+/// A storage of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where it is.
+    pub address: Address,
+    /// Name of the storage.
+    pub storage: String,
+    /// How both sides show who they are.
+    pub tls: Option<TlsFiles>,
+}
+
+/// Connects; blocks until the server serves, or the first attempt failed. `control` is woken whenever there is something to
+/// be polled.
+///
+/// # Errors
+/// The server is not to be had.
+pub fn open(
+    server: &Server,
+    max_record: usize,
+    control: Option<Waker>,
+) -> Result<(RemoteStore, RemoteView), RemoteOpenError> {
+    RemoteStore::open(server.address.to_string(), max_record, control, |ports| {
+        let opts = Opts {
+            address: server.address.clone(),
+            storage: server.storage.clone(),
+            max_record,
+            seed: driver::seed(),
+        };
+        let setup = Setup {
+            name: "zring-zeo",
+            tls: server.tls.clone(),
+            max_record,
+        };
+        driver::start(setup, ports, Session::new(opts, Instant::now()))
+    })
+}
 
 /// Why a connection ended, or was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// No stream.
+    /// The connection.
     #[error(transparent)]
-    Dial(#[from] DialError),
-    /// The server's end.
-    #[error("the server closed the connection")]
-    Closed,
-    /// The stream.
-    #[error("the connection failed: {0}")]
-    Stream(#[source] io::Error),
-    /// A step of the handshake takes too long.
-    #[error("the server does not answer")]
-    NoAnswer,
-    /// Nothing comes.
-    #[error("the server has fallen silent")]
-    Silent,
-    /// Too little comes, or leaves.
-    #[error("the connection is too slow to be of use")]
-    Slow,
+    Broken(#[from] Broken),
     /// A length that no message has.
     #[error("the server sends no sound messages: {0}")]
     Frame(FrameError),

@@ -21,15 +21,18 @@
 //! [`Session::outgoing`] holds.
 
 use super::sync::{Gap, Next, Sync};
-use super::vigil::{Vigil, Watch};
 use super::{Fatal, Trouble, Why};
 use crate::base::limit::{
-    HANDSHAKE_MS, RECONNECT_GOOD_MS, RECONNECT_MAX_MS, RECONNECT_MIN_MS, ZEO_FRAME_AROUND_BYTES,
-    ZEO_LOADS_UNDER_WAY, ZEO_REPLY_BYTES,
+    HANDSHAKE_MS, RECONNECT_GOOD_MS, ZEO_FRAME_AROUND_BYTES, ZEO_LOADS_UNDER_WAY, ZEO_REPLY_BYTES,
 };
 use crate::base::{Oid, Tid};
 use crate::store::Loaded;
+use crate::store::remote::backoff::Backoff;
+use crate::store::remote::driver::{self, Conn};
+use crate::store::remote::link::Waiter;
 use crate::store::remote::loads::{Key, Loads};
+use crate::store::remote::vigil::{Vigil, Watch};
+use crate::store::remote::{Address, Broken};
 use crate::wire::zeo::{
     Answer, Call, Encoding, Frame, Frames, Message, Push, Refusal, Revision, number_of,
 };
@@ -43,6 +46,8 @@ const PUSHED_OIDS_MAX: usize = 1 << 20;
 /// What is to be known of a server.
 #[derive(Clone, Debug)]
 pub(super) struct Opts {
+    /// Where it is.
+    pub(super) address: Address,
     /// Name of the storage there.
     pub(super) storage: String,
     /// Largest record.
@@ -75,25 +80,7 @@ enum Asked {
 }
 
 /// What came of it.
-#[derive(Debug)]
-pub(super) enum Event<W> {
-    /// The first connection serves: head.
-    Opened(Tid),
-    /// One transaction.
-    Commit(Tid, Vec<Oid>),
-    /// What changed up to this transaction cannot be told.
-    Reset(Tid, Gap),
-    /// The server is there, and head up to date. So many transactions had been missed.
-    Serving(usize),
-    /// The server is there, and is ahead.
-    CatchingUp,
-    /// The connection is over. The driver lets go of its stream.
-    Lost(Trouble),
-    /// The database went back in time; nothing works any more.
-    Fatal(Fatal),
-    /// A load.
-    Done(Key, W, Result<Loaded, Why>),
-}
+pub(super) type Event<W> = driver::Event<W, Trouble, Gap>;
 
 /// See the module.
 #[derive(Debug)]
@@ -119,9 +106,9 @@ pub(super) struct Session<W> {
     pushed_oids: usize,
     out: Vec<u8>,
     events: VecDeque<Event<W>>,
-    /// Attempts since the last good connection.
-    tries: u32,
-    chance: u64,
+    /// Counts streams: the one there is, or the last.
+    conn: Conn,
+    backoff: Backoff,
 }
 
 impl<W> Session<W> {
@@ -144,8 +131,8 @@ impl<W> Session<W> {
             pushed_oids: 0,
             out: Vec::new(),
             events: VecDeque::new(),
-            tries: 0,
-            chance: opts.seed,
+            conn: 0,
+            backoff: Backoff::new(opts.seed),
             opts,
         }
     }
@@ -174,11 +161,11 @@ impl<W> Session<W> {
         [own, self.loads.timeout()].into_iter().flatten().min()
     }
 
-    /// Whether a stream is wanted now: the driver makes one, and says [`Self::dialed`] or [`Self::lost`].
+    /// Whether a stream is wanted now.
     pub(super) fn dial(&mut self, now: Instant) -> bool {
         match self.phase {
             Phase::Down { until } if until <= now => {
-                self.tries = self.tries.saturating_add(1);
+                self.conn = self.conn.wrapping_add(1);
                 self.phase = Phase::Dialing {
                     deadline: now + Duration::from_millis(HANDSHAKE_MS),
                 };
@@ -191,11 +178,6 @@ impl<W> Session<W> {
     /// Whether it waits for a stream to be made.
     pub(super) fn is_dialing(&self) -> bool {
         matches!(self.phase, Phase::Dialing { .. })
-    }
-
-    /// Whether the server has taken us in.
-    pub(super) fn is_registered(&self) -> bool {
-        matches!(self.phase, Phase::Syncing(_) | Phase::Running { .. })
     }
 
     /// The stream is there.
@@ -243,13 +225,13 @@ impl<W> Session<W> {
             | Phase::Registering { deadline }
                 if deadline <= now =>
             {
-                self.lost(now, Trouble::NoAnswer);
+                self.lost(now, Broken::NoAnswer.into());
             }
             Phase::Down { .. } | Phase::Dialing { .. } | Phase::Ended(_) => {}
             _ => match self.vigil.look(now) {
                 Watch::Wait => {}
                 Watch::Probe => self.ask(now, Asked::Probe, &Call::LastTransaction),
-                Watch::Dead(trouble) => self.lost(now, trouble),
+                Watch::Dead(broken) => self.lost(now, broken.into()),
             },
         }
     }
@@ -259,7 +241,7 @@ impl<W> Session<W> {
         match self.phase {
             Phase::Down { .. } | Phase::Ended(_) => return,
             Phase::Running { since } if now >= since + Duration::from_millis(RECONNECT_GOOD_MS) => {
-                self.tries = 0;
+                self.backoff.reset();
             }
             _ => {}
         }
@@ -274,7 +256,7 @@ impl<W> Session<W> {
         self.out.clear();
         self.pushed.clear();
         self.pushed_oids = 0;
-        let until = now + self.pause();
+        let until = now + self.backoff.pause();
         self.phase = Phase::Down { until };
         self.events.push_back(Event::Lost(trouble));
     }
@@ -296,17 +278,6 @@ impl<W> Session<W> {
             .filter(|asked| matches!(asked, Asked::Load(_)))
             .for_each(|asked| *asked = Asked::Nothing);
         self.loads_asked = 0;
-    }
-
-    /// How long to wait before the next attempt: at least half of what is due, so that many clients do not come at once.
-    fn pause(&mut self) -> Duration {
-        let doubled = RECONNECT_MIN_MS << self.tries.saturating_sub(1).min(10);
-        let most = doubled.min(RECONNECT_MAX_MS);
-        self.chance = self
-            .chance
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(1);
-        Duration::from_millis(most / 2 + (self.chance >> 33) % (most / 2 + 1))
     }
 }
 
@@ -601,5 +572,65 @@ impl<W> Session<W> {
             self.loads_asked += 1;
             self.ask(now, Asked::Load(key), &Call::LoadBefore(oid, before));
         }
+    }
+}
+
+impl driver::Session for Session<Waiter> {
+    type Trouble = Trouble;
+    type Gap = Gap;
+
+    fn timeout(&self) -> Option<Instant> {
+        self.timeout()
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.tick(now);
+    }
+
+    fn dial(&mut self, now: Instant) -> Option<(Conn, Address)> {
+        let is_wanted = self.dial(now);
+        is_wanted.then(|| (self.conn, self.opts.address.clone()))
+    }
+
+    fn dialed(&mut self, now: Instant, _: Conn) {
+        self.dialed(now);
+    }
+
+    fn has(&self, conn: Conn) -> bool {
+        conn == self.conn && (self.is_dialing() || self.is_connected())
+    }
+
+    fn is_in(&self, _: Conn) -> bool {
+        matches!(self.phase, Phase::Syncing(_) | Phase::Running { .. })
+    }
+
+    fn received(&mut self, now: Instant, _: Conn, bytes: &[u8]) {
+        self.received(now, bytes);
+    }
+
+    fn outgoing(&mut self, _: Conn) -> &mut Vec<u8> {
+        self.outgoing()
+    }
+
+    fn sent(&mut self, now: Instant, _: Conn, bytes: usize) {
+        self.sent(now, bytes);
+    }
+
+    fn lost(&mut self, now: Instant, conn: Conn, broken: Broken) {
+        if conn == self.conn {
+            self.lost(now, broken.into());
+        }
+    }
+
+    fn load(&mut self, now: Instant, generation: u64, key: Key, waiter: Waiter) {
+        self.load(now, generation, key, waiter);
+    }
+
+    fn end(&mut self, why: Why) {
+        self.end(why);
+    }
+
+    fn next_event(&mut self) -> Option<Event<Waiter>> {
+        self.next_event()
     }
 }

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use super::super::{Trouble, Why};
+use super::super::{Broken, Trouble, Why};
 use super::world::{World, ms};
 use crate::wire::zeo::Encoding;
 
@@ -81,7 +81,7 @@ fn run(seed: u64) -> (usize, usize) {
             13 => world.wait(ms(rng.below(400) as u64)),
             14 if rng.below(4) == 0 && world.is_connected() => {
                 cuts += 1;
-                world.cut(Trouble::Closed);
+                world.cut(Trouble::Broken(Broken::Closed));
             }
             _ => {
                 world.dial();

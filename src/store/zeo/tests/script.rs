@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use super::super::{Trouble, Why};
+use super::super::{Broken, Trouble, Why};
 use super::world::{World, ms};
 use crate::base::limit::{ANSWER_MS, HANDSHAKE_MS, IDLE_MS, PROBE_MS, STORAGE_WAIT_MS};
 use crate::wire::zeo::{Arg, Encoding, encode};
@@ -218,7 +218,7 @@ fn loads_in_flight_are_asked_again() {
     world.arrive(120);
     let answered = world.done.len();
     assert!((1..10).contains(&answered));
-    world.cut(Trouble::Silent);
+    world.cut(Trouble::Broken(Broken::Silent));
     world.reconnect();
     assert_eq!(world.done.len(), 10);
 }
@@ -270,7 +270,9 @@ fn attempts_are_spread_and_not_longer_apart_than_the_longest() {
     let mut pauses = Vec::new();
     for _ in 0..30 {
         assert!(world.session.dial(world.now));
-        world.session.lost(world.now, Trouble::Closed);
+        world
+            .session
+            .lost(world.now, Trouble::Broken(Broken::Closed));
         let until = world.session.timeout().unwrap();
         assert!(!world.session.dial(until - ms(1)));
         pauses.push((until - world.now).as_millis());
@@ -285,7 +287,7 @@ fn attempts_are_spread_and_not_longer_apart_than_the_longest() {
     // One that lasted begins anew.
     world.flow();
     world.wait(ms(20_000));
-    world.cut(Trouble::Closed);
+    world.cut(Trouble::Broken(Broken::Closed));
     let pause = world.session.timeout().unwrap() - world.now;
     assert!(pause <= ms(50), "{pause:?}: {}", world.told());
 }

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::super::session::{Event, Opts, Session};
-use super::super::{Trouble, Why};
+use super::super::{Broken, Trouble, Why};
 use crate::base::{Oid, Tid};
+use crate::store::remote::Address;
 use crate::wire::zeo::{Arg, Encoding, Frame, Frames, Request, Word, encode};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -84,6 +85,7 @@ impl World {
     pub(super) fn new(encoding: Encoding) -> Self {
         let now = Instant::now();
         let opts = Opts {
+            address: Address::Tcp("db".to_owned(), 9991),
             storage: "main".to_owned(),
             max_record: 1000,
             seed: 7,
@@ -132,7 +134,7 @@ impl World {
 
     /// A server that takes the place of the one before; connections end.
     pub(super) fn restart(&mut self) {
-        self.cut(Trouble::Closed);
+        self.cut(Trouble::Broken(Broken::Closed));
     }
 
     pub(super) fn cut(&mut self, trouble: Trouble) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 const CONNECT: Duration = Duration::from_secs(4);
 
 /// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
     /// A name or number of a machine, and a port.
     Tcp(String, u16),
@@ -28,17 +28,6 @@ impl fmt::Display for Address {
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }
-}
-
-/// A storage of a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
-    /// Where it is.
-    pub address: Address,
-    /// Name of the storage.
-    pub storage: String,
-    /// How both sides show who they are.
-    pub tls: Option<TlsFiles>,
 }
 
 /// Why there is no stream.
@@ -66,12 +55,12 @@ pub enum DialError {
 }
 
 /// Connects; blocks. Files of certificates are read each time: they are renewed while we run.
-pub(super) fn dial(server: &Server) -> Result<Wire, DialError> {
-    let Some(files) = &server.tls else {
-        return Ok(Wire::Plain(connect(&server.address)?));
+pub(super) fn dial(address: &Address, files: Option<&TlsFiles>) -> Result<Wire, DialError> {
+    let Some(files) = files else {
+        return Ok(Wire::Plain(connect(address)?));
     };
-    let client = tls::client(files, &server.address)?;
-    Ok(Wire::Tls(client, connect(&server.address)?))
+    let client = tls::client(files, address)?;
+    Ok(Wire::Tls(client, connect(address)?))
 }
 
 /// Connects; blocks. The first address of a name that answers is taken.

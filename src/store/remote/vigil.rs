@@ -10,7 +10,7 @@
 //!
 //! Time is an argument. Deadlines of single loads are elsewhere: one that is over does not end a connection.
 
-use super::Trouble;
+use super::Broken;
 use crate::base::limit::{ANSWER_MS, IDLE_MS, PROBE_MS, RATE_BYTES_MIN, RATE_MS};
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl Meter {
 
 /// Watches one connection.
 #[derive(Debug)]
-pub(super) struct Vigil {
+pub(in crate::store) struct Vigil {
     /// When something came last.
     heard: Instant,
     /// Since when answers are due.
@@ -53,18 +53,18 @@ pub(super) struct Vigil {
 
 /// What is to be done now.
 #[derive(Debug)]
-pub(super) enum Watch {
+pub(in crate::store) enum Watch {
     /// Nothing.
     Wait,
     /// Ask something that costs nothing.
     Probe,
     /// Give the connection up.
-    Dead(Trouble),
+    Dead(Broken),
 }
 
 impl Vigil {
     /// A connection that is just made.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(in crate::store) fn new(now: Instant) -> Self {
         Self {
             heard: now,
             due_since: None,
@@ -75,19 +75,19 @@ impl Vigil {
     }
 
     /// Bytes came; whether a message is under way.
-    pub(super) fn received(&mut self, now: Instant, bytes: usize, is_open: bool) {
+    pub(in crate::store) fn received(&mut self, now: Instant, bytes: usize, is_open: bool) {
         self.heard = now;
         self.probed = None;
         self.incoming.pass(now, bytes, is_open);
     }
 
     /// Bytes left; whether there are more to be sent.
-    pub(super) fn sent(&mut self, now: Instant, bytes: usize, is_open: bool) {
+    pub(in crate::store) fn sent(&mut self, now: Instant, bytes: usize, is_open: bool) {
         self.outgoing.pass(now, bytes, is_open);
     }
 
     /// Whether answers are due, the probe's aside.
-    pub(super) fn expects(&mut self, now: Instant, is_due: bool) {
+    pub(in crate::store) fn expects(&mut self, now: Instant, is_due: bool) {
         self.due_since = match self.due_since {
             _ if !is_due => None,
             None => Some(now),
@@ -101,26 +101,26 @@ impl Vigil {
         let silence = match (self.due_since, self.probed) {
             (Some(since), _) => {
                 let last = since.max(self.heard);
-                (last + ms(ANSWER_MS), Watch::Dead(Trouble::Silent))
+                (last + ms(ANSWER_MS), Watch::Dead(Broken::Silent))
             }
-            (None, Some(probed)) => (probed + ms(PROBE_MS), Watch::Dead(Trouble::Silent)),
+            (None, Some(probed)) => (probed + ms(PROBE_MS), Watch::Dead(Broken::Silent)),
             (None, None) => (self.heard + ms(IDLE_MS), Watch::Probe),
         };
         let slow = [self.incoming.due(), self.outgoing.due()];
         let slow = slow.into_iter().flatten().min();
         match slow {
-            Some(due) if due < silence.0 => (due, Watch::Dead(Trouble::Slow)),
+            Some(due) if due < silence.0 => (due, Watch::Dead(Broken::Slow)),
             _ => silence,
         }
     }
 
     /// When to look again.
-    pub(super) fn timeout(&self) -> Instant {
+    pub(in crate::store) fn timeout(&self) -> Instant {
         self.next().0
     }
 
     /// What is to be done now.
-    pub(super) fn look(&mut self, now: Instant) -> Watch {
+    pub(in crate::store) fn look(&mut self, now: Instant) -> Watch {
         let (due, what) = self.next();
         if now < due {
             return Watch::Wait;
@@ -154,7 +154,7 @@ mod tests {
         assert!(matches!(vigil.look(t + s(125)), Watch::Wait));
         assert!(matches!(
             vigil.look(t + s(126)),
-            Watch::Dead(Trouble::Silent)
+            Watch::Dead(Broken::Silent)
         ));
     }
 
@@ -167,10 +167,7 @@ mod tests {
         assert!(matches!(vigil.look(t + s(64)), Watch::Wait));
         vigil.received(t + s(64), 100, false);
         assert!(matches!(vigil.look(t + s(78)), Watch::Wait));
-        assert!(matches!(
-            vigil.look(t + s(79)),
-            Watch::Dead(Trouble::Silent)
-        ));
+        assert!(matches!(vigil.look(t + s(79)), Watch::Dead(Broken::Silent)));
         vigil.expects(t + s(79), false);
         assert!(matches!(vigil.look(t + s(79)), Watch::Wait));
     }
@@ -184,7 +181,7 @@ mod tests {
             vigil.received(t + s(second), 1, true);
             assert!(matches!(vigil.look(t + s(second)), Watch::Wait));
         }
-        assert!(matches!(vigil.look(t + s(10)), Watch::Dead(Trouble::Slow)));
+        assert!(matches!(vigil.look(t + s(10)), Watch::Dead(Broken::Slow)));
         let mut vigil = Vigil::new(t);
         vigil.expects(t, true);
         for second in 0..100 {
@@ -196,6 +193,6 @@ mod tests {
         // The other direction.
         vigil.sent(t + s(111), 0, true);
         vigil.received(t + s(120), 1, false);
-        assert!(matches!(vigil.look(t + s(121)), Watch::Dead(Trouble::Slow)));
+        assert!(matches!(vigil.look(t + s(121)), Watch::Dead(Broken::Slow)));
     }
 }
