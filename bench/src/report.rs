@@ -113,6 +113,12 @@ fn place() -> Vec<(&'static str, String)> {
         false => ", with local changes",
     };
     let cpus = std::thread::available_parallelism().map_or(0, |n| n.get());
+    // What every step from one thread to another costs, where these are not on one CPU: kernel-note 0021.
+    let wakeup = zring::kernel::wakeup::round_trip(1000);
+    let wakeup = wakeup.ok().flatten().map_or_else(
+        || "not known".to_owned(),
+        |time| format!("{:.1} us there and back", time.as_secs_f64() * 1e6),
+    );
     vec![
         (
             "commit",
@@ -123,6 +129,7 @@ fn place() -> Vec<(&'static str, String)> {
             "processor",
             format!("{cpus} x {}", field(read("/proc/cpuinfo"), "model name")),
         ),
+        ("waking a thread on another CPU", wakeup),
         ("memory", field(read("/proc/meminfo"), "MemTotal")),
         ("compiler", said("rustc", &["--version"])),
         (

@@ -206,7 +206,8 @@ impl FileService {
 
     fn take_link(&mut self, unique: Unique) -> Option<Held> {
         let links = &mut self.watching.links;
-        let at = links.iter().position(|(u, ..)| *u == unique)?;
+        // What came last is mostly answered first.
+        let at = links.iter().rposition(|(u, ..)| *u == unique)?;
         Some(links.swap_remove(at).1)
     }
 
