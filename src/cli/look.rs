@@ -6,7 +6,7 @@
 
 use super::args::Args;
 use super::{Failure, Outcome};
-use crate::kernel::{asker, mount as kmount, mountinfo, process};
+use crate::kernel::{asker, delay, mount as kmount, mountinfo, process};
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -156,6 +156,9 @@ pub(super) fn command(args: Args) -> Outcome {
     let path = PathBuf::from(rest.first().cloned().unwrap_or_default());
     if what == asker::WORDS[1] {
         return tell_sizes(&rest);
+    }
+    if what == delay::WORDS[1] {
+        return Ok(delay::serve(&path)?);
     }
     let out = &mut io::stdout().lock();
     let done = match what.to_str() {
