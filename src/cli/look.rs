@@ -6,7 +6,7 @@
 
 use super::args::Args;
 use super::{Failure, Outcome};
-use crate::kernel::{asker, guard, mount as kmount, mountinfo, process};
+use crate::kernel::{asker, delay, guard, mount as kmount, mountinfo, process};
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -159,6 +159,9 @@ pub(super) fn command(args: Args) -> Outcome {
     }
     if what == guard::WORDS[1] {
         return Ok(guard::serve()?);
+    }
+    if what == delay::WORDS[1] {
+        return Ok(delay::serve(&path)?);
     }
     let out = &mut io::stdout().lock();
     let done = match what.to_str() {

@@ -7,6 +7,7 @@
 //! A time in the future is racy everywhere ([`Grain::is_ahead`]): the clock that made it is not ours, or was set back.
 
 use crate::base::{Stamp, Witness};
+use std::time::Duration;
 
 /// How finely a file system tells one write from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,24 +26,35 @@ pub const SECOND: Grain = Grain::Nanos(1_000_000_000);
 pub const FAT: Grain = Grain::Nanos(2_000_000_000);
 
 impl Grain {
+    /// As it is for one file. Of one without nanoseconds the second is the grain, whatever its file system is said to have: small inodes of ext4
+    /// keep none, and no kernel can stamp them more finely.
+    #[must_use]
+    pub fn of(self, mtime: Stamp, ctime: Stamp) -> Self {
+        let whole = mtime.ns == 0 && ctime.ns == 0;
+        match self {
+            _ if !whole => self,
+            Self::Nanos(nanos) if nanos > 1_000_000_000 => self,
+            _ => SECOND,
+        }
+    }
+
+    /// How long after a change a look is late enough to tell it from the next one.
+    pub fn wait(self) -> Duration {
+        match self {
+            Self::Multi => Duration::ZERO,
+            Self::Nanos(nanos) => Duration::from_nanos(nanos),
+        }
+    }
+
     /// Whether a file that was hashed after a look at `looked` may have changed since without a sign.
     pub fn is_racy(self, witness: &Witness, looked: Stamp, sealed: bool) -> bool {
         if sealed {
             return false;
         }
         let newest = witness.mtime.max(witness.ctime);
-        match self {
+        match self.of(witness.mtime, witness.ctime) {
             Self::Multi => false,
-            // Of a file without nanoseconds the second is the grain, whatever its neighbours have.
-            Self::Nanos(nanos) => {
-                let whole = witness.mtime.ns == 0 && witness.ctime.ns == 0;
-                let nanos = if whole {
-                    nanos.max(1_000_000_000)
-                } else {
-                    nanos
-                };
-                newest.nanos() > looked.nanos() - i128::from(nanos)
-            }
+            Self::Nanos(nanos) => newest.nanos() > looked.nanos() - i128::from(nanos),
         }
     }
 
@@ -83,6 +95,13 @@ mod tests {
         let whole = |s| Stamp { s, ns: 0 };
         assert!(TICK.is_racy(&file(whole(10), whole(9)), at(10_500), false));
         assert!(!TICK.is_racy(&file(whole(9), whole(9)), at(10_500), false));
+        for grain in [Grain::Multi, SECOND] {
+            assert!(grain.is_racy(&file(whole(10), whole(9)), at(10_500), false));
+            assert!(!grain.is_racy(&file(whole(9), whole(9)), at(10_500), false));
+        }
+        assert_eq!(FAT.of(whole(9), whole(9)), FAT);
+        // A time that somebody set, to the second: the other one tells.
+        assert!(!Grain::Multi.is_racy(&file(whole(10), at(10_499)), at(10_500), false));
         assert!(!TICK.is_racy(&late, looked, true), "verity");
     }
 

@@ -12,27 +12,31 @@ fn key(w: &Witness) -> Key {
     (w.ino, w.btime, w.size, w.mtime)
 }
 
-/// Records of paths that are gone, to be claimed by paths that appeared.
+/// Records of paths that are gone, to be claimed by paths that appeared. Of several names of one inode the last can be claimed.
 #[derive(Debug, Default)]
-pub struct Renames(FxHashMap<Key, (Vec<u8>, Record)>, Vec<(Vec<u8>, Record)>);
+pub struct Renames {
+    by_inode: FxHashMap<Key, (Vec<u8>, Record)>,
+    more: Vec<(Vec<u8>, Record)>,
+}
 
 impl Renames {
     /// A path that is gone.
     pub fn gone(&mut self, path: &[u8], record: &Record) {
-        self.0
-            .insert(key(&record.witness), (path.to_vec(), *record));
+        let gone = (path.to_vec(), *record);
+        let before = self.by_inode.insert(key(&record.witness), gone);
+        self.more.extend(before);
     }
 
     /// Paths that nobody claimed, in order.
     pub fn rest(self) -> Vec<(Vec<u8>, Record)> {
-        let mut rest: Vec<_> = self.0.into_values().chain(self.1).collect();
+        let mut rest: Vec<_> = self.by_inode.into_values().chain(self.more).collect();
         rest.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         rest
     }
 
     /// The record for a path that appeared and now has this witness: its digest, with the witness of today. Each is claimed once.
     pub fn claim(&mut self, found: &Witness) -> Option<(Vec<u8>, Record)> {
-        let (path, mut record) = self.0.remove(&key(found))?;
+        let (path, mut record) = self.by_inode.remove(&key(found))?;
         record.witness = *found;
         Some((path, record))
     }
@@ -77,6 +81,12 @@ mod tests {
             (path.as_slice(), claimed.witness.ctime.s),
             (b"old".as_slice(), 8)
         );
-        assert!(renames.claim(&moved).is_none() && renames.rest().is_empty());
+        assert!(renames.claim(&moved).is_none());
+        // Of two names that went, one at most moved: the other is gone, and said to be.
+        renames.gone(b"a", &record);
+        renames.gone(b"b", &record);
+        assert!(renames.claim(&moved).is_some() && renames.claim(&moved).is_none());
+        let rest: Vec<_> = renames.rest().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(rest, [b"a".to_vec()]);
     }
 }

@@ -161,6 +161,9 @@ impl Verdict {
         if record.flags & flag::IMPORTED != 0 && trust != Trust::Drp {
             return Self::new(State::Imported, Reason::Attribute);
         }
+        if record.flags & flag::CORRUPT != 0 {
+            return Self::new(State::Corrupt, Reason::Bytes);
+        }
         if sealed || trust == Trust::Drp {
             return Self::FRESH;
         }
@@ -199,6 +202,10 @@ mod tests {
         record.flags = flag::IMPORTED;
         assert_eq!(of(&record, &found, Trust::Strict, false), State::Imported);
         assert_eq!(of(&record, &found, Trust::Drp, false), State::Fresh);
+        record.flags = flag::CORRUPT;
+        for trust in [Trust::Strict, Trust::Mtime, Trust::Drp] {
+            assert_eq!(of(&record, &found, trust, true), State::Corrupt);
+        }
         record.flags = 0;
         record.witness.ctime.s = 101;
         let ahead = record.witness;

@@ -79,6 +79,8 @@ struct Slot {
     file: Option<OwnedFd>,
     buf: Vec<u8>,
     pending: usize,
+    /// What its reads bring in is not to stay.
+    dont_cache: bool,
 }
 
 /// A ring that reads files.
@@ -89,7 +91,6 @@ pub struct ReadRing {
     /// For places in the ring's table, which are not inherited and refuse O_CLOEXEC, and for descriptors.
     how: Box<[types::OpenHow; 2]>,
     pending: usize,
-    dont_cache: bool,
 }
 
 impl std::fmt::Debug for ReadRing {
@@ -132,7 +133,6 @@ impl ReadRing {
             pieces: (0..PIECES).map(|_| vec![0; piece_bytes]).collect(),
             how: Box::new([how(DATA_FLAGS), how(DATA_FLAGS | libc::O_CLOEXEC)]),
             pending: 0,
-            dont_cache: true,
         })
     }
 
@@ -151,14 +151,14 @@ impl ReadRing {
         self.pending
     }
 
-    /// Reads stay out of the page cache no more: the file system has no such reads.
-    pub fn give_up_dont_cache(&mut self) -> bool {
-        std::mem::take(&mut self.dont_cache)
+    /// Says whether what a slot reads from now on is to leave the page cache as it was; not every file system has such reads.
+    pub fn set_dont_cache(&mut self, slot: usize, dont_cache: bool) {
+        self.slots[slot].dont_cache = dont_cache;
     }
 
-    /// Whether what reads bring in stays in the page cache.
-    pub fn leaves_pages(&self) -> bool {
-        !self.dont_cache
+    /// Whether they are meant to.
+    pub fn is_dont_cache(&self, slot: usize) -> bool {
+        self.slots[slot].dont_cache
     }
 
     fn push(&mut self, slot: usize, step: Step, entry: squeue::Entry) {
@@ -188,8 +188,11 @@ impl ReadRing {
         fd
     }
 
-    fn read_flags(&self) -> i32 {
-        if self.dont_cache { DONT_CACHE } else { 0 }
+    fn read_flags(&self, slot: usize) -> i32 {
+        match self.slots[slot].dont_cache {
+            true => DONT_CACHE,
+            false => 0,
+        }
     }
 
     /// Opens, syncs if `sync`, reads at most `len` bytes and closes: three or four requests, each of which ends.
@@ -219,7 +222,7 @@ impl ReadRing {
         calls::add(Count::RingClose, 1);
         let buf = self.slots[slot].buf.as_mut_ptr();
         let len = u32::try_from(len.min(self.buf_bytes())).unwrap_or(0);
-        let read = opcode::Read::new(file, buf, len).rw_flags(self.read_flags());
+        let read = opcode::Read::new(file, buf, len).rw_flags(self.read_flags(slot));
         self.push(
             slot,
             Step::Read,
@@ -292,7 +295,11 @@ impl ReadRing {
         let buf = self.slots[slot].buf.as_mut_ptr();
         let len = u32::try_from(len.min(self.buf_bytes())).unwrap_or(0);
         let read = opcode::Read::new(fd, buf, len).offset(at);
-        self.push(slot, Step::Read, read.rw_flags(self.read_flags()).build());
+        self.push(
+            slot,
+            Step::Read,
+            read.rw_flags(self.read_flags(slot)).build(),
+        );
     }
 
     /// Reads at most `len` bytes at `at` into one of the pieces, which one slot has at a time.
@@ -305,7 +312,7 @@ impl ReadRing {
         self.push(
             slot,
             Step::Piece(piece),
-            read.rw_flags(self.read_flags()).build(),
+            read.rw_flags(self.read_flags(slot)).build(),
         );
     }
 

@@ -83,6 +83,49 @@ impl OpenWatch {
     }
 }
 
+/// Processes that the kernel tells of opens, or asks whether they may be, as far as this process may see: their names and numbers.
+pub fn listeners() -> Vec<String> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut out = Vec::new();
+    for process in all {
+        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        let fds = std::fs::read_dir(process.path().join("fd"));
+        let what = fds.into_iter().flatten().flatten().filter_map(|fd| {
+            let link = std::fs::read_link(fd.path()).ok()?;
+            if link.as_os_str() != "anon_inode:[fanotify]" {
+                return None;
+            }
+            let info = process.path().join("fdinfo").join(fd.file_name());
+            listens(&std::fs::read_to_string(info).ok()?)
+        });
+        if let Some(what) = what.max() {
+            out.push(format!("{} ({pid}, {what})", super::process::comm(pid)));
+        }
+    }
+    out.sort();
+    out
+}
+
+/// What the marks of a group are for, if that is opens.
+fn listens(info: &str) -> Option<&'static str> {
+    const OPEN: u64 = libc::FAN_OPEN | libc::FAN_OPEN_EXEC;
+    const ASKED: u64 = libc::FAN_OPEN_PERM | libc::FAN_OPEN_EXEC_PERM;
+    let marks = info.lines().filter(|line| line.starts_with("fanotify "));
+    let masks = marks.filter_map(|line| {
+        let mask = line
+            .split(' ')
+            .find_map(|word| word.strip_prefix("mask:"))?;
+        u64::from_str_radix(mask, 16).ok()
+    });
+    match masks.fold(0, |all, mask| all | mask) {
+        all if all & ASKED != 0 => Some("is asked"),
+        all if all & OPEN != 0 => Some("is told"),
+        _ => None,
+    }
+}
+
 fn subdirs(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return Vec::new();
@@ -91,4 +134,22 @@ fn subdirs(dir: &Path) -> Vec<PathBuf> {
         .flatten()
         .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
     dirs.map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listens;
+
+    #[test]
+    fn marks_are_read_as_the_kernel_writes_them() {
+        let info = |mask: &str| {
+            format!(
+                "pos:\t0\nfanotify flags:4 event-flags:8002\nfanotify mnt_id:1d mflags:0 mask:{mask} ignored_mask:10000\n"
+            )
+        };
+        assert_eq!(listens(&info("10000")), Some("is asked"));
+        assert_eq!(listens(&info("40000020")), Some("is told"));
+        assert_eq!(listens(&info("8")), None);
+        assert_eq!(listens("pos:\t0\n"), None);
+    }
 }

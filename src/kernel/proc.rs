@@ -1,5 +1,6 @@
 //! What the machine is, threads and their cores, waking a thread.
 
+use super::calls;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -10,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -39,6 +41,46 @@ pub fn cpus_allowed() -> Vec<usize> {
         .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
         .collect();
     if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+/// Processors worth of time this process may use: CPUs that are allowed, and no more than the quotas of its control group and of those above.
+pub fn processors() -> usize {
+    let allowed = cpus_allowed().len();
+    let mut least = allowed;
+    let mut group = control_group();
+    while let Some(dir) = group {
+        let text = calls::proc_text(&format!("{GROUPS}{}/cpu.max", dir.display()));
+        least = text
+            .and_then(|text| cpus_of(&text))
+            .unwrap_or(least)
+            .min(least);
+        group = dir.parent().map(Path::to_owned);
+    }
+    least.max(1)
+}
+
+/// `max 100000`, or microseconds of each so many, rounded up to whole processors.
+fn cpus_of(max: &str) -> Option<usize> {
+    let (quota, period) = max.trim().split_once(' ')?;
+    let quota: usize = quota.parse().ok()?;
+    Some(quota.div_ceil(period.parse::<usize>().ok()?.max(1)))
+}
+
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// The control group of this process, as a path from that of all.
+fn control_group() -> Option<PathBuf> {
+    let text = calls::proc_text("/proc/self/cgroup")?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(PathBuf::from(path))
+}
+
+/// Pressure on `io` or `cpu` as the kernel writes it: of the machine, or of the own control group where that alone is told.
+pub fn pressure_text(what: &str) -> Option<String> {
+    calls::proc_text(&format!("/proc/pressure/{what}")).or_else(|| {
+        let group = control_group()?;
+        calls::proc_text(&format!("{GROUPS}{}/{what}.pressure", group.display()))
+    })
 }
 
 /// Keeps the calling thread on one CPU. Being refused costs speed, not correctness.
@@ -361,6 +403,13 @@ pub fn let_go_of_terminal(log: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotas_are_rounded_up_to_whole_processors() {
+        let all = ["max 100000", "50000 100000", "250000 100000\n", "x", ""];
+        assert_eq!(all.map(cpus_of), [None, Some(1), Some(3), None, None]);
+        assert!((1..=cpus_allowed().len()).contains(&processors()));
+    }
 
     #[test]
     fn wall_time_has_all_its_parts() {

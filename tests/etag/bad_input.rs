@@ -191,19 +191,25 @@ fn names_are_bytes_from_end_to_end() {
     );
 }
 
+/// Makes so many directories of this name, each in the one before; the last of them.
+fn down(top: &Path, name: &str, levels: usize) -> std::fs::File {
+    let mut at = std::fs::File::open(top).unwrap();
+    for _ in 0..levels {
+        nix::sys::stat::mkdirat(&at, name, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let flags = nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_RDONLY;
+        at = nix::fcntl::openat(&at, name, flags, nix::sys::stat::Mode::empty())
+            .unwrap()
+            .into();
+    }
+    at
+}
+
 #[test]
 fn depth_beyond_a_path_and_beyond_descriptors() {
     let scene = Scene::new("deep");
     // 300 levels of 100 bytes: seven times what one path may hold.
     let name = "d".repeat(100);
-    let mut at = std::fs::File::open(&scene.tree).unwrap();
-    for _ in 0..300 {
-        nix::sys::stat::mkdirat(&at, name.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let flags = nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_RDONLY;
-        at = nix::fcntl::openat(&at, name.as_str(), flags, nix::sys::stat::Mode::empty())
-            .unwrap()
-            .into();
-    }
+    let at = down(&scene.tree, &name, 300);
     let flags = nix::fcntl::OFlag::O_CREAT | nix::fcntl::OFlag::O_WRONLY;
     let file = nix::fcntl::openat(&at, "f", flags, nix::sys::stat::Mode::S_IRWXU).unwrap();
     std::io::Write::write_all(&mut std::fs::File::from(file), b"deep").unwrap();
@@ -216,17 +222,26 @@ fn depth_beyond_a_path_and_beyond_descriptors() {
         (300 * 101 + 1, digest(b"deep").as_str())
     );
     scene.etag(&["check", "-q"]).expect(0, &[]);
-    // Few descriptors are enough.
-    let mut command = Command::new("sh");
-    let inner = scene.command(&["check", "-q"]);
-    command
-        .arg("-c")
-        .arg("ulimit -n 200; exec \"$@\"")
-        .arg("sh")
-        .arg(inner.get_program())
-        .args(inner.get_args())
-        .arg(&scene.tree);
-    run(command).expect(0, &[]);
+    // Few descriptors are enough, deep or wide.
+    for i in 0..400 {
+        scene.write(&format!("wide{i}/f"), &i.to_string());
+    }
+    for how in [["scan", "-q"], ["scan", "--trust=mtime"], ["check", "-q"]] {
+        let mut command = Command::new("sh");
+        let inner = scene.command(&how);
+        command
+            .arg("-c")
+            .arg("ulimit -n 200; exec \"$@\"")
+            .arg("sh")
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .arg(&scene.tree);
+        run(command).expect(0, &[]);
+        if how == ["scan", "-q"] {
+            // All anew, and not in chains, the next time.
+            std::fs::remove_dir_all(&scene.state).unwrap();
+        }
+    }
     // The standard library removes by paths it cannot form; rm goes step by step.
     assert!(
         Command::new("rm")
@@ -236,6 +251,21 @@ fn depth_beyond_a_path_and_beyond_descriptors() {
             .unwrap()
             .success()
     );
+}
+
+/// Directories may be deeper than anybody wants to go.
+#[test]
+fn there_is_an_end_to_depth() {
+    let scene = Scene::new("deeper");
+    scene.write("f", "x");
+    drop(down(&scene.tree, "d", 4100));
+    let ran = scene.etag(&["scan", "--all"]);
+    let (code, lines) = (ran.code, ran.lines());
+    let rm = Command::new("rm").arg("-rf").arg(&scene.top).status();
+    assert!(rm.unwrap().success());
+    assert_eq!((code, lines.len()), (Some(0), 2), "{}", ran.err);
+    assert!(lines[0] == "fresh\tf" && lines[1].starts_with("skipped\td/d/d"));
+    assert!(ran.err.contains("deeper than 4096"), "{}", ran.err);
 }
 
 #[test]
@@ -598,10 +628,20 @@ fn a_mount_of_our_own_is_not_touched() {
             assert_eq!(ran.code, Some(2), "{verb}: {ran:?}");
             assert!(ran.err.contains("--allow-fuse-self"), "{ran:?}");
         }
+        for how in [&["get"][..], &["get", "--compute"]] {
+            let mut get = scene.command(how);
+            get.arg(at.join("some/file"));
+            let ran = run(get);
+            assert_eq!(ran.code, Some(2), "{ran:?}");
+            assert!(ran.err.contains("--allow-fuse-self"), "{ran:?}");
+        }
+        // A scan asks it how long requests wait, and does not wait for the answer.
+        let began = std::time::Instant::now();
         let all = ["fresh\tf", "skipped\td/mnt"];
         scene.etag(&["scan", "-q", "--all"]).expect(0, &all);
         let crossing = ["scan", "-q", "--all", "--cross-device"];
         scene.etag(&crossing).expect(0, &all);
+        assert!(began.elapsed() < std::time::Duration::from_secs(10));
         let json = scene.etag(&["check", "--all", "--cross-device", "--format", "json"]);
         assert!(
             json.text().contains("\"reason\":\"zring-mount\""),

@@ -155,6 +155,81 @@ fn tags_of_single_files() {
         get(&["--compute"]).text(),
         format!("{tag}\t{}\n", path.display())
     );
+    // What its times say nothing about has no tag, asked for or not.
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let ahead = std::time::SystemTime::now() + Duration::from_secs(5000);
+    file.set_modified(ahead).unwrap();
+    get(&["-q", "--compute"]).expect(3, &[]);
+}
+
+#[test]
+fn an_attribute_of_an_unknown_path_counts_under_drp_alone() {
+    let scene = Scene::new("getattr");
+    let path = scene.write("f", "content");
+    scene
+        .etag(&["scan", "-q", "--xattr", "write"])
+        .expect(0, &[]);
+    std::fs::remove_dir_all(&scene.state).unwrap();
+    let get = |args: &[&str]| {
+        let mut command = scene.command(&[&["get"], args].concat());
+        command.arg(&path);
+        run(command)
+    };
+    let drp = get(&["--trust", "drp"]);
+    if drp.err.contains("new") {
+        return crate::scene::lack("user attributes in the temporary directory");
+    }
+    let line = format!("\"SHA256:{}\"\t{}\n", digest(b"content"), path.display());
+    assert_eq!((drp.code, drp.text()), (Some(0), line));
+    let strict = get(&[]);
+    assert!(
+        strict.code == Some(3) && strict.err.contains("imported"),
+        "{strict:?}"
+    );
+    assert_eq!(get(&["--trust", "drp", "--xattr", "off"]).code, Some(3));
+}
+
+/// A server that says how long requests wait is asked by a process of its own, which ends when there is nothing to be asked.
+#[test]
+fn a_mount_is_asked_for_its_delay_from_beside() {
+    use std::io::BufRead as _;
+    let scene = Scene::new("delay");
+    scene.write(".zring/stats", "pin 3\nservice_delay_us 1234\n");
+    let mut look = std::process::Command::new(env!("CARGO_BIN_EXE_zring"));
+    look.args(["look", "delay"]).arg(&scene.tree);
+    let mut child = look.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "1234");
+    scene.write(".zring/stats", "pin 3\n");
+    wait_until("nothing more to be asked", || {
+        child.try_wait().unwrap().is_some()
+    });
+}
+
+#[test]
+fn a_bench_says_what_it_was_measured_on() {
+    let scene = Scene::new("bench");
+    scene.write("d/f", "x");
+    assert_eq!(scene.etag(&["scan", "-q"]).code, Some(0));
+    let text = scene.etag(&["scan", "--bench"]).text();
+    for word in [
+        "Linux ",
+        " CPUs; told of opens: ",
+        "ns/file",
+        "catalog-load",
+        "stats 4",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let json = scene.etag(&["scan", "--bench", "--format", "json"]).text();
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(
+        value["monitors"].is_array() && value["check_s"].is_f64(),
+        "{json}"
+    );
+    assert_eq!(value["opens.data"], 0);
+    let ran = scene.etag(&["check", "-v"]);
+    assert!(ran.err.contains("opens.directory 2\n"), "{ran:?}");
 }
 
 #[test]
@@ -206,11 +281,24 @@ fn silent_damage_is_found_and_not_papered_over() {
     scene
         .etag(&["scan", "-q", "--verify", "1"])
         .expect(1, &["corrupt\ta"]);
+    // It is remembered: nobody vouches for it until somebody takes what is there.
+    scene.etag(&["check", "-q"]).expect(1, &["corrupt\ta"]);
+    scene.etag(&["scan", "-q"]).expect(1, &["corrupt\ta"]);
+    let export = scene.etag(&["export", "-q"]);
+    assert_eq!((export.code, export.lines().len()), (Some(3), 1));
+    let mut get = scene.command(&["get", "-q"]);
+    get.arg(scene.path("a"));
+    run(get).expect(3, &[]);
+    // It goes along with a new name.
+    std::fs::rename(scene.path("a"), scene.path("c")).unwrap();
+    let moved = scene.etag(&["scan", "--trust", "mtime", "--format", "json"]);
+    let text = moved.text();
+    assert!(
+        moved.code == Some(1) && text.contains("\"racy\":0,") && text.contains("\"corrupt\":1,"),
+        "{moved:?}"
+    );
     scene
-        .etag(&["scan", "-q", "--verify", "1"])
-        .expect(1, &["corrupt\ta"]);
-    scene
-        .etag(&["scan", "-q", "--verify", "1", "--accept-corrupt"])
+        .etag(&["scan", "-q", "--accept-corrupt"])
         .expect(0, &[]);
     assert_eq!(scene.exported(), scene.truth());
 }
@@ -250,8 +338,41 @@ fn several_names_of_a_file_are_hashed_once() {
         std::fs::hard_link(&path, scene.path(&format!("l{i}"))).unwrap();
     }
     let json = scene.etag(&["scan", "--format", "json"]).text();
-    assert!(json.contains("\"fresh\":51"), "{json}");
+    assert!(
+        json.contains("\"fresh\":51") && json.contains("\"hashed\":1,"),
+        "{json}"
+    );
     assert_eq!(scene.exported(), scene.truth());
+    // Writing the attribute moves ctime, of all names at once.
+    std::fs::write(&path, "other").unwrap();
+    let json = scene.etag(&["scan", "--format", "json", "--xattr", "write"]);
+    assert!(json.text().contains("\"hashed\":1,"), "{json:?}");
+    scene.etag(&["check", "-q"]).expect(0, &[]);
+    assert_eq!(scene.exported(), scene.truth());
+    // Under a level that follows renames too, each name that goes is gone.
+    for name in ["l7", "l8", "l9"] {
+        std::fs::remove_file(scene.path(name)).unwrap();
+    }
+    let gone = ["gone\tl7", "gone\tl8", "gone\tl9"];
+    scene
+        .etag(&["scan", "-q", "--trust", "mtime"])
+        .expect(0, &gone);
+    scene
+        .etag(&["check", "-q", "--trust", "mtime"])
+        .expect(0, &[]);
+}
+
+/// A name that waits for another one of its inode to be hashed does not keep a scan from ending.
+#[test]
+fn a_scan_ends_while_names_wait_for_each_other() {
+    let scene = Scene::new("waiting");
+    let file = std::fs::File::create(scene.path("a")).unwrap();
+    file.set_len(64 << 30).unwrap();
+    for i in 0..3 {
+        std::fs::hard_link(scene.path("a"), scene.path(&format!("l{i}"))).unwrap();
+    }
+    let ran = scene.etag(&["scan", "-q", "--max-time", "400ms"]);
+    assert_eq!(ran.code, Some(143), "{ran:?}");
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn opened(scene: &Scene, grain: Grain, bend: Bend) -> (Root, Config, PathBuf) {
         ..Config::default()
     };
     let mut root = Root::open(&scene.tree, &config).unwrap();
-    root.grain = grain;
+    root.facts.grain = grain;
     let dir = scene.state.join(&root.identity.root_id);
     (root, config, dir)
 }
@@ -187,4 +187,106 @@ fn a_file_that_keeps_changing_is_never_fresh() {
         assert_eq!(scene.etag(&["scan", "-q"]).code, Some(0));
         assert_eq!(scene.exported(), scene.truth());
     }
+}
+
+/// Names that the kernel gave, and that are gone or something else by the time somebody asks.
+#[test]
+fn what_vanishes_or_turns_into_something_else_is_no_error() {
+    let scene = Scene::new("vanish");
+    for i in 0..6 {
+        scene.write(&format!("f{i}"), "content");
+    }
+    assert_eq!(scene.etag(&["scan", "-q"]).code, Some(0));
+    // At the first look all others go; those that are known are gone, and nothing else is said.
+    let tree = scene.tree.clone();
+    let looks = AtomicUsize::new(0);
+    let bend: Bend = Arc::new(move |_, name, _| {
+        if looks.fetch_add(1, Ordering::Relaxed) == 0 {
+            for entry in std::fs::read_dir(&tree).unwrap() {
+                let path = entry.unwrap().path();
+                if path.file_name().unwrap().as_encoded_bytes() != name {
+                    std::fs::remove_file(path).unwrap();
+                }
+            }
+        }
+    });
+    let (root, config, dir) = opened(&scene, Grain::Multi, bend);
+    let config = Config {
+        threads: 1,
+        ..config
+    };
+    let wanted = catalog::place::Wanted::default();
+    let found = catalog::open_read_only(&dir, &root.identity, wanted, false).unwrap();
+    let seen = Arc::new(Seen::default());
+    let sink = Arc::clone(&seen) as Arc<dyn Sink>;
+    let sum = etag::check(root, config, found, sink, Pulse::new()).unwrap();
+    let all: Vec<State> = seen
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(state, _)| *state)
+        .collect();
+    assert_eq!(
+        all.iter().filter(|s| **s == State::Gone).count(),
+        5,
+        "{all:?}"
+    );
+    assert_eq!(
+        (sum.state(State::Fresh), sum.state(State::Unreadable)),
+        (1, 0)
+    );
+}
+
+/// A file that is a fifo by the time it is opened: nothing is read of it, and nobody waits.
+#[test]
+fn what_became_a_fifo_is_not_read() {
+    use std::io::{Read as _, Write as _};
+    let scene = Scene::new("fifo");
+    let path = scene.write("f", "content");
+    let fifo: Arc<Mutex<Option<std::fs::File>>> = Arc::default();
+    let (kept, looks) = (Arc::clone(&fifo), AtomicUsize::new(0));
+    let bend: Bend = Arc::new(move |_, _, _| {
+        if looks.fetch_add(1, Ordering::Relaxed) == 0 {
+            std::fs::remove_file(&path).unwrap();
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            let mut both = std::fs::File::options()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .unwrap();
+            both.write_all(b"letter").unwrap();
+            *kept.lock().unwrap() = Some(both);
+        }
+    });
+    let (state, _) = scan(&scene, Grain::Multi, bend);
+    assert_eq!(state, State::Skipped);
+    let mut letter = [0; 6];
+    let mut fifo = fifo.lock().unwrap().take().expect("it was made");
+    fifo.read_exact(&mut letter).unwrap();
+    assert_eq!(&letter, b"letter", "all of it is there");
+}
+
+/// Where stamps are coarse, the write of an attribute makes a file look changed just now; in the end it is fresh all the same.
+#[test]
+fn an_attribute_that_is_written_makes_nothing_uncertain_for_long() {
+    let scene = Scene::new("own");
+    let path = scene.write("f", "content");
+    let bend: Bend = Arc::new(|_, _, _| ());
+    let (mut root, config, dir) = opened(&scene, racy::TICK, bend);
+    root.facts.grain = racy::TICK;
+    let config = Config {
+        xattr: etag::XattrUse::Write,
+        ..config
+    };
+    let catalog = catalog::open(&dir, &root.identity, catalog::place::Wanted::default()).unwrap();
+    let (seen, pulse) = (Arc::new(Seen::default()), Pulse::new());
+    let sink = Arc::clone(&seen) as Arc<dyn Sink>;
+    let (sum, _) = etag::scan(root, config, catalog, sink, pulse).unwrap();
+    if sum.attrs_failed > 0 {
+        return crate::scene::lack("user attributes in the temporary directory");
+    }
+    assert_eq!((sum.state(State::Fresh), sum.state(State::Racy)), (1, 0));
+    scene.etag(&["check", "-q"]).expect(0, &[]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"content");
 }

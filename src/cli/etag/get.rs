@@ -6,14 +6,14 @@ use super::options::{Format, Options};
 use super::output::{Output, tag_line};
 use super::pass::open_root;
 use crate::base::Algo;
-use crate::engine::etag::root::root_id;
-use crate::engine::etag::{Found, Root, RootError, Summary, hash_one};
+use crate::engine::etag::root::{canonical, root_id};
+use crate::engine::etag::{Found, Root, RootError, Summary, XattrUse, hash_one, imported};
 use crate::etag::{State, Verdict, tag};
 use crate::kernel::stat::{self, Freshness, Kind, Resolve, Stat};
 use crate::store::catalog;
 use crate::wire::catalog::{Record, flag};
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -146,7 +146,7 @@ fn ask(path: &Path, options: &Options) -> Result<Known, EtagError> {
 
 /// Looks a file up in the catalog of the nearest root above it that has one; nothing is opened but directories.
 fn look(path: &Path, options: &Options) -> Result<std::io::Result<Known>, EtagError> {
-    let canonical = match path.canonicalize() {
+    let canonical = match canonical(path, &options.config)? {
         Ok(canonical) => canonical,
         Err(error) => return Ok(Err(error)),
     };
@@ -172,11 +172,14 @@ fn look(path: &Path, options: &Options) -> Result<std::io::Result<Known>, EtagEr
         }
         let (root, dir) = open_root(root, options)?;
         known.record = record(&root, &dir, &canonical, options)?;
-        if let Some(record) = &known.record {
-            let trust = options.config.trust;
-            known.verdict = Verdict::of(trust, record, &stat.witness, stat.verity, now);
-        }
         break;
+    }
+    if known.record.is_none() && options.config.xattr != XattrUse::Off {
+        known.record = attribute(&canonical, &stat);
+    }
+    if let Some(record) = &known.record {
+        let trust = options.config.trust;
+        known.verdict = Verdict::of(trust, record, &stat.witness, stat.verity, now);
     }
     Ok(Ok(known))
 }
@@ -204,7 +207,19 @@ fn record(
     Ok(record)
 }
 
+/// What a file's attribute says of it.
+fn attribute(path: &Path, stat: &Stat) -> Option<Record> {
+    let (dir, name) = within(path).ok()?;
+    imported(dir.as_fd(), &name, stat).ok().flatten()
+}
+
 fn stat_of(path: &Path) -> std::io::Result<Stat> {
+    let (dir, name) = within(path)?;
+    stat::stat_at(dir.as_fd(), &name, Freshness::Usual)
+}
+
+/// The directory of a path, and its name there.
+fn within(path: &Path) -> std::io::Result<(OwnedFd, CString)> {
     let dir = path.parent().unwrap_or(path);
     let dir = CString::new(dir.as_os_str().as_bytes())?;
     let name = match path.file_name() {
@@ -212,7 +227,7 @@ fn stat_of(path: &Path) -> std::io::Result<Stat> {
         None => c".".to_owned(),
     };
     let fd = stat::open_dir(None, &dir, Resolve::root())?;
-    stat::stat_at(fd.as_fd(), &name, Freshness::Usual)
+    Ok((fd, name))
 }
 
 #[allow(clippy::disallowed_methods, reason = "stamps are compared with it")]

@@ -34,7 +34,6 @@ Any of them:
   --trust LEVEL           what has to be equal: strict [default] all with ctime, mtime, or drp the mtime alone
   --xattr USE             user.drpetag: off, read [default] for new files, write after hashing
   --algo sha256|blake3    how files are hashed, at a root's first scan
-  --engine runs|redb      how the catalog is kept, at a root's first scan
   --exclude GLOB          leave out; with a slash a path from ROOT, else any name (repeatable)
   --cross-device          enter other file systems
   --allow-fuse-self       enter mounts of zring
@@ -48,7 +47,7 @@ Any of them:
   -0, --null              names end with zeros, and are not escaped
   --progress WHEN         auto [default], always, never; --progress-interval D [10s] where stderr is no terminal
   --max-time D            end after so long, with what there is
-  -q, -v                  say less, say more
+  -q, -v                  say less; say how often what was asked of file systems
 
 scan:
   --bps N, --files-per-sec N   at most so much a second          --mem N [64M]       buffers of all hash threads

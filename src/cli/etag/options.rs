@@ -8,7 +8,6 @@ use crate::etag::Trust;
 use crate::etag::pick::Exclude;
 use crate::kernel::proc;
 use crate::kernel::watch::Engine as WatchEngine;
-use crate::store::catalog::Engine;
 use crate::store::catalog::place::Wanted;
 use lexopt::prelude::*;
 use std::ffi::OsString;
@@ -80,7 +79,8 @@ impl Options {
             state: default_state(),
             config: Config {
                 hash: HashConfig {
-                    threads: proc::cpus_allowed().len().min(4),
+                    threads: proc::processors().min(4),
+                    yields: true,
                     ..HashConfig::default()
                 },
                 ..Config::default()
@@ -223,7 +223,6 @@ impl Options {
                 self.config.algo = one_of(name, &text, Algo::by_name)?;
                 self.wanted.algo = Some(self.config.algo);
             }
-            "engine" => self.wanted.engine = Some(one_of(name, &text, Engine::by_name)?),
             "meta-engine" => {
                 self.config.meta = one_of(name, &text, |text| match text {
                     "threads" => Some(MetaEngine::Threads),
@@ -279,7 +278,6 @@ fn takes_value(name: &str) -> bool {
             | "trust"
             | "xattr"
             | "algo"
-            | "engine"
             | "exclude"
             | "threads"
             | "meta-engine"

@@ -10,11 +10,15 @@ use crate::engine::etag::{self as engine, Config, Pulse, Root, Sink, Summary};
 use crate::etag::json::Object;
 use crate::etag::{State, sum};
 use crate::kernel::calls::{Class, Count, Counts, read_file};
+use crate::kernel::opens::listeners;
+use crate::kernel::proc::processors;
 use crate::store::catalog;
+use std::fmt::Write as _;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 type Code = Result<u8, EtagError>;
 
@@ -73,6 +77,27 @@ pub(super) fn add(sum: &mut Summary, one: &Summary) {
     sum.check += one.check;
 }
 
+/// A root, what is known of it, and how it is looked at.
+type Loaded = (Root, Config, Option<catalog::place::Opened>);
+
+fn load(options: &Options, (mut root, dir): (Root, PathBuf)) -> Result<Loaded, EtagError> {
+    let found = catalog::open_read_only(&dir, &root.identity, options.wanted, options.read_only)?;
+    let mut config = options.config.clone();
+    if let Some((manifest, _)) = &found {
+        config.algo = manifest.algo;
+        root.probe_grain(&dir);
+    }
+    Ok((root, config, found))
+}
+
+fn check_loaded(
+    (root, config, found): Loaded,
+    sink: Arc<dyn Sink>,
+    pulse: &Arc<Pulse>,
+) -> Result<Summary, EtagError> {
+    threads(engine::check(root, config, found, sink, Arc::clone(pulse)))
+}
+
 /// Runs a check of one root.
 fn check_root(
     options: &Options,
@@ -80,14 +105,7 @@ fn check_root(
     sink: Arc<dyn Sink>,
     pulse: &Arc<Pulse>,
 ) -> Result<Summary, EtagError> {
-    let (mut root, dir) = open_root(path, options)?;
-    let found = catalog::open_read_only(&dir, &root.identity, options.wanted, options.read_only)?;
-    let mut config = options.config.clone();
-    if let Some((manifest, _)) = &found {
-        config.algo = manifest.algo;
-        root.probe_grain(&dir);
-    }
-    threads(engine::check(root, config, found, sink, Arc::clone(pulse)))
+    check_loaded(load(options, open_root(path, options)?)?, sink, pulse)
 }
 
 pub(super) fn threads<T>(done: std::io::Result<T>) -> Result<T, EtagError> {
@@ -104,6 +122,7 @@ fn all_roots(
 ) -> Result<Summary, EtagError> {
     let pulse = Pulse::new();
     take_signals(&pulse);
+    let before = Counts::now();
     let mut sum = Summary::default();
     for path in &options.paths {
         // Counters are of one root; the token is of all.
@@ -115,6 +134,9 @@ fn all_roots(
         if ended().is_some() {
             break;
         }
+    }
+    if options.verbose {
+        eprint!("{}", counted(&Counts::now().since(&before)));
     }
     Ok(sum)
 }
@@ -185,6 +207,7 @@ pub(super) fn check(args: Args) -> Code {
         State::Gone,
         State::Racy,
         State::Imported,
+        State::Corrupt,
     ];
     Ok(
         if sum.state(State::Unreadable) > 0 || format == Format::Sums && omitted(&out, &sum) {
@@ -292,50 +315,112 @@ fn scan_root(
     Ok(summary)
 }
 
-/// `zring etag scan --bench`: the pass over names and attributes alone, timed.
+/// `zring etag scan --bench`: the pass over names and attributes alone, timed, and the facts that reports from the field are compared by.
 fn bench(options: &Options) -> Code {
     for path in &options.paths {
-        let before = Counts::now();
-        let pulse = Pulse::new();
-        let (root, _) = open_root(path, options)?;
-        let facts = format!("{} on {}", root.identity.fs_type, kernel());
-        let sum = check_root(options, path, Arc::new(()), &pulse)?;
-        let counts = Counts::now().since(&before);
-        let seconds = sum.wall.as_secs_f64();
-        let files = sum.files.max(1) as f64;
-        let cpus = crate::kernel::proc::cpus_allowed().len();
-        if options.format == Some(Format::Json) {
-            let mut object = Object::new()
-                .path(path.as_os_str().as_bytes())
-                .text("host", Some(&facts))
-                .int("cpus", i128::try_from(cpus).ok())
-                .int("files", Some(sum.files.into()))
-                .int("dirs", Some(sum.dirs.into()))
-                .float("seconds", seconds)
-                .float("files_per_s", files / seconds)
-                .float("ns_per_file", seconds * 1e9 / files);
-            for count in Count::ALL {
-                object = object.int(count.name(), Some(counts.get(count).into()));
-            }
-            println!("{}", object.end());
-            continue;
-        }
-        println!("{}: {facts}, {cpus} CPUs", path.display());
-        println!(
-            "{} files in {} directories, {seconds:.3} s, {:.0} files/s, {:.0} ns/file",
-            sum.files,
-            sum.dirs,
-            files / seconds,
-            seconds * 1e9 / files
-        );
-        for count in Count::ALL
-            .into_iter()
-            .filter(|count| counts.get(*count) > 0)
-        {
-            println!("{:>16} {}", count.name(), counts.get(count));
+        let one = Timed::run(options, path)?;
+        match options.format {
+            Some(Format::Json) => println!("{}", one.json(path).end()),
+            Some(Format::None) => {}
+            _ => print!("{}", one.text(path)),
         }
     }
     Ok(0)
+}
+
+/// A check, timed.
+struct Timed {
+    host: String,
+    monitors: Vec<String>,
+    phases: [(&'static str, f64); 3],
+    sum: Summary,
+    counts: Counts,
+}
+
+impl Timed {
+    fn run(options: &Options, path: &Path) -> Result<Self, EtagError> {
+        let (before, began) = (Counts::now(), Instant::now());
+        let opened = open_root(path, options)?;
+        let host = format!("{} on {}", opened.0.identity.fs_type, kernel());
+        let open = began.elapsed();
+        let known = load(options, opened)?;
+        let load = began.elapsed();
+        let sum = check_loaded(known, Arc::new(()), &Pulse::new())?;
+        let all = began.elapsed();
+        let phases = [
+            ("state-open", open.as_secs_f64()),
+            ("catalog-load", (load - open).as_secs_f64()),
+            ("check", (all - load).as_secs_f64()),
+        ];
+        let counts = Counts::now().since(&before);
+        Ok(Self {
+            host,
+            monitors: listeners(),
+            phases,
+            sum,
+            counts,
+        })
+    }
+
+    /// Seconds, and files at least one.
+    fn whole(&self) -> (f64, f64) {
+        let seconds = self.phases.iter().map(|(_, seconds)| seconds).sum();
+        (seconds, self.sum.files.max(1) as f64)
+    }
+
+    fn json(&self, path: &Path) -> Object {
+        let (seconds, files) = self.whole();
+        let monitors = self.monitors.iter();
+        let mut object = Object::new()
+            .path(path.as_os_str().as_bytes())
+            .text("host", Some(&self.host))
+            .int("cpus", i128::try_from(processors()).ok())
+            .list(
+                "monitors",
+                monitors.map(|name| Object::new().text("name", Some(name))),
+            )
+            .int("files", Some(self.sum.files.into()))
+            .int("dirs", Some(self.sum.dirs.into()))
+            .float("seconds", seconds)
+            .float("files_per_s", files / seconds)
+            .float("ns_per_file", seconds * 1e9 / files);
+        for (phase, seconds) in self.phases {
+            object = object.float(&format!("{phase}_s"), seconds);
+        }
+        for count in Count::ALL {
+            object = object.int(count.name(), Some(self.counts.get(count).into()));
+        }
+        object
+    }
+
+    fn text(&self, path: &Path) -> String {
+        let (seconds, files) = self.whole();
+        let mut out = format!(
+            "{}: {}, {} CPUs; told of opens: {}\n{} files in {} directories, {seconds:.3} s, {:.0} files/s, {:.0} ns/file\n",
+            path.display(),
+            self.host,
+            processors(),
+            match self.monitors.is_empty() {
+                true => "nobody that can be seen".to_owned(),
+                false => self.monitors.join(", "),
+            },
+            self.sum.files,
+            self.sum.dirs,
+            files / seconds,
+            seconds * 1e9 / files
+        );
+        for (phase, seconds) in self.phases {
+            let _ = writeln!(out, "{phase:>16} {:.3} ms", seconds * 1e3);
+        }
+        out + &counted(&self.counts)
+    }
+}
+
+/// What was counted, a line each.
+fn counted(counts: &Counts) -> String {
+    let seen = Count::ALL.into_iter().filter(|c| counts.get(*c) > 0);
+    seen.map(|count| format!("{:>16} {}\n", count.name(), counts.get(count)))
+        .collect()
 }
 
 fn kernel() -> String {

@@ -5,6 +5,7 @@
 
 use super::config::{Config, Counter, Found, Pulse, Sink, join};
 use super::dir::Worker;
+use super::facts::Facts;
 use super::node::Node;
 use super::owner::Handle;
 use super::queue::{Item, Queue, Rank};
@@ -12,10 +13,11 @@ use super::root::Root;
 use super::walk::{Load, Pool, Unit, locked};
 use crate::etag::rename::Renames;
 use crate::etag::{Reason, State, Trust, Verdict};
-use crate::kernel::{calls, proc};
+use crate::kernel::proc;
 use crate::store::catalog::{Manifest, Snapshot};
 use crate::wire::catalog::{Batch, Entries, Op, Record, Run};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -140,17 +142,6 @@ pub fn check(
     Ok(Summary::of(&pulse, began, began.elapsed()))
 }
 
-/// Processors that may be used: those allowed, and no more than the quota of the control group.
-fn processors() -> usize {
-    let allowed = proc::cpus_allowed().len();
-    let quota = calls::proc_text("/sys/fs/cgroup/cpu.max").and_then(|text| {
-        let (quota, period) = text.trim().split_once(' ')?;
-        let quota: usize = quota.parse().ok()?;
-        Some(quota.div_ceil(period.parse::<usize>().ok()?.max(1)))
-    });
-    allowed.min(quota.unwrap_or(allowed)).max(1)
-}
-
 impl Pass {
     pub(super) fn new(
         root: Root,
@@ -166,7 +157,7 @@ impl Pass {
             root.identity.fs_type.as_str(),
             "nfs" | "smb2" | "cifs" | "fuse"
         );
-        let processors = processors();
+        let processors = proc::processors();
         let most = (processors * FAR_WORKERS).min(WORKERS_MAX);
         let (workers, most) = match config.threads {
             0 if far => (most, most),
@@ -200,11 +191,7 @@ impl Pass {
 
     /// Walks, and concludes.
     pub(super) fn run(self: &Arc<Self>) -> io::Result<()> {
-        if self.root.mapped_hide && self.scan.is_some() {
-            self.sink.warn(
-                "on tmpfs a store through a mapping changes no time: such changes are not seen",
-            );
-        }
+        self.warn_of(&self.root.facts);
         let node = Node::root(self.root.dup()?, self.root.place());
         self.pool.push(0, Unit::Root(node));
         let mut threads = Vec::new();
@@ -226,6 +213,22 @@ impl Pass {
             self.conclude();
         }
         Ok(())
+    }
+
+    fn warn_of(&self, facts: &Facts) {
+        if facts.mapped_hide && self.scan.is_some() {
+            self.sink.warn(&format!(
+                "on {} a store through a mapping changes no time: such changes are not seen",
+                facts.type_name()
+            ));
+        }
+    }
+
+    /// A directory is on another file system than the one it is in.
+    pub(super) fn enter(&self, dir: BorrowedFd<'_>, dev: u64) {
+        if let Some(facts) = self.root.enter(dir, dev) {
+            self.warn_of(&facts);
+        }
     }
 
     /// Starts one more worker, if that is worth it; asked after each unit.
@@ -391,7 +394,7 @@ impl Pass {
         });
         if verdict.state != State::Fresh && self.scan.is_some() {
             let mut item = item.clone();
-            item.rank = Rank::Racy;
+            item.rank = Rank::of(verdict);
             item.old = Some(*record);
             self.queue(item);
         } else if verdict.state != State::Fresh || self.sink.wants_fresh() {

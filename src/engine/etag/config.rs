@@ -47,6 +47,8 @@ pub struct HashConfig {
     pub pressure: f64,
     /// Only in what nobody else uses of the machine.
     pub background: bool,
+    /// Pauses while requests wait in a mount of this program on the same machine. Other processes of this program ask for that.
+    pub yields: bool,
     /// Files changed less than this ago are written out before they are read: who writes them through a mapping shows again.
     pub settle: Duration,
 }
@@ -60,6 +62,7 @@ impl Default for HashConfig {
             files_per_sec: None,
             pressure: 40.0,
             background: false,
+            yields: false,
             // The usual expiry of dirty pages, and one interval of the writer.
             settle: Duration::from_secs(35),
         }

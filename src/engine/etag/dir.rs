@@ -6,6 +6,7 @@
 
 use super::check::Pass;
 use super::config::{Counter, Found, MetaEngine, wall_now};
+use super::facts::Facts;
 use super::node::Node;
 use super::walk::{Part, Unit, locked};
 use crate::base::Stamp;
@@ -58,6 +59,8 @@ pub(super) struct Here<'a> {
     /// The path once more, made when something has to keep it.
     pub(super) shared: Option<Arc<[u8]>>,
     pub(super) now: Stamp,
+    /// What its file system is worth.
+    facts: Facts,
     /// Its files are of no interest: it only leads somewhere.
     passes_through: bool,
 }
@@ -164,6 +167,9 @@ impl Worker {
                 Some(reason) => self.left_out(&path, reason),
                 None => {
                     let place = (own.dev, own.witness.ino);
+                    if own.dev != parent.dev {
+                        self.pass.enter(fd.as_fd(), own.dev);
+                    }
                     let fd = Arc::new(fd);
                     let node = Node::child(parent, name.to_bytes(), place, Arc::clone(&fd));
                     self.read(&node, fd, Some(&own));
@@ -274,11 +280,13 @@ impl Worker {
             mtime: own.witness.mtime,
             ctime: own.witness.ctime,
         };
+        let facts = self.pass.root.facts_of(own.dev);
         let mut here = Here {
             fd: fd.as_fd(),
             path: &path,
             shared: None,
             now,
+            facts,
             passes_through: scope.is_some_and(|scope| !scope.looks_in(&path)),
         };
         let mut reading = Reading {
@@ -291,7 +299,7 @@ impl Worker {
             keeps_order: self.pass.scan.is_some(),
         };
         let unlisted = self.pass.config.quick
-            && self.pass.root.grain == Grain::Multi
+            && facts.grain.of(witness.mtime, witness.ctime) == Grain::Multi
             && run_parsed.is_some_and(|run| run.dir == witness);
         let ended = if unlisted {
             self.recall(&mut here, &mut reading);
@@ -420,6 +428,7 @@ impl Worker {
                 names: Vec::with_capacity(PART_NAMES * 24),
                 entries: Vec::with_capacity(PART_NAMES),
                 now: here.now,
+                facts: here.facts,
             })
         });
         part.names.extend_from_slice(name.to_bytes_with_nul());
@@ -436,6 +445,7 @@ impl Worker {
             path: &part.path,
             shared: Some(Arc::clone(&part.path)),
             now: part.now,
+            facts: part.facts,
             passes_through: false,
         };
         for (i, (name, &at)) in each_name(&part.names).zip(&part.entries).enumerate() {
@@ -462,7 +472,7 @@ impl Worker {
     }
 
     fn stat(&self, here: &Here<'_>, name: &CStr) -> io::Result<Stat> {
-        let mut found = stat::stat_at(here.fd, name, self.pass.root.fresh)?;
+        let mut found = stat::stat_at(here.fd, name, here.facts.fresh)?;
         if let Some(bend) = &self.pass.config.bend {
             bend(here.path, name.to_bytes(), &mut found);
         }

@@ -5,13 +5,15 @@
 //! A says. Otherwise once more, and then the file is racy.
 //!
 //! ```text
-//!   small, renames show in ctime   A is the check's; open-read-close is one chain; B by name
+//!   small, renames show in ctime,  A is the check's; open-read-close is one chain; B by name
+//!   reads past the page cache
 //!   otherwise                      open; A and B by the descriptor; reads one after another
 //!   large                          the same, in pieces of which some are under way
 //! ```
 //!
 //! Nothing is read of what is not a regular file. Where rings are forbidden files are read one by one ([`read_one`]).
 
+use super::brought::Brought;
 use super::check::Pass;
 use super::config::{Config, wall_now};
 use super::links::{Links, Share};
@@ -19,20 +21,20 @@ use super::node::open_path;
 use super::owner::Handle;
 use super::queue::{Item, LARGE_BYTES, Queue, Taken};
 use super::root::Hasher;
-use super::settle::Read;
+use super::settle::{Read, Refused};
 use super::throttle::{DEPTH, Throttle};
 use crate::base::{Algo, Digest, Stamp};
 use crate::etag::Trust;
 use crate::kernel::calls::{self, Count};
 use crate::kernel::chain::{Ended, PIECES, ReadRing, Step};
+use crate::kernel::delay::Delays;
 use crate::kernel::proc;
 use crate::kernel::stat::{self, Kind, Resolve, Stat};
 use crate::wire::catalog::Batch;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Largest buffer of a slot.
@@ -43,15 +45,19 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 pub(super) const BATCH_BYTES: usize = 256 << 10;
 const BATCH_AGE: Duration = Duration::from_secs(1);
 
+/// Descriptors of all hash threads: files that are not in a ring's own table, and directories on the way to them.
+const DESCRIPTORS_MAX: usize = 80;
+
 /// What all hash threads share.
 pub(super) struct Shared {
     pub(super) pass: Arc<Pass>,
     pub(super) queue: Arc<Queue>,
     pub(super) owner: Handle,
     pub(super) throttle: Throttle,
+    /// Of mounts on this machine.
+    pub(super) delays: Delays,
     pub(super) links: Links,
-    /// The file system takes no attributes.
-    pub(super) no_attrs: AtomicBool,
+    pub(super) refused: Refused,
 }
 
 /// A piece of a large file.
@@ -107,6 +113,8 @@ pub(super) struct Job {
     pub(super) reserved: Option<usize>,
     /// Of a large file.
     pub(super) pieces: Option<Pieces>,
+    /// What goes from the page cache again.
+    pub(super) brought: Option<Brought>,
     pub(super) outcome: Option<Outcome>,
     pub(super) began: Instant,
 }
@@ -119,6 +127,10 @@ pub(super) struct Thread {
     pub(super) active: usize,
     pub(super) large: Option<usize>,
     pub(super) dir: Option<(Arc<[u8]>, Arc<OwnedFd>)>,
+    /// All that are open.
+    dirs: Vec<Weak<OwnedFd>>,
+    /// Devices whose file systems have no reads past the page cache.
+    pub(super) plain: Vec<u64>,
     pub(super) batch: Batch,
     pub(super) sent: Instant,
     /// Slots that may go on at a moment.
@@ -149,26 +161,35 @@ pub(super) fn run(shared: Arc<Shared>) {
                 active: 0,
                 large: None,
                 dir: None,
+                dirs: Vec::new(),
+                plain: Vec::new(),
                 batch: Batch::new(),
                 sent: Instant::now(),
                 due: Vec::new(),
-                shared,
+                shared: Arc::clone(&shared),
             };
             thread.start(first);
-            thread.work();
+            if let Err(error) = thread.work() {
+                thread.give_back();
+                drop(thread);
+                without_ring(&shared, &error);
+                one_by_one(&shared, None);
+            }
         }
         Err(error) => {
-            shared
-                .pass
-                .sink
-                .warn(&format!("no ring ({error}): files are read one by one"));
-            one_by_one(&shared, first);
+            without_ring(&shared, &error);
+            one_by_one(&shared, Some(first));
         }
     }
 }
 
+fn without_ring(shared: &Shared, error: &io::Error) {
+    let sink = &shared.pass.sink;
+    sink.warn(&format!("no ring ({error}): files are read one by one"));
+}
+
 impl Thread {
-    fn work(&mut self) {
+    fn work(&mut self) -> io::Result<()> {
         let mut ended = Vec::new();
         loop {
             let cancelled = self.shared.pass.pulse.is_cancelled();
@@ -181,10 +202,7 @@ impl Thread {
             }
             self.go_on();
             let limit = self.pause();
-            if self.ring.wait(limit, &mut ended).is_err() {
-                // What is under way cannot be known any more; it stays unhashed.
-                break;
-            }
+            self.ring.wait(limit, &mut ended)?;
             for end in ended.drain(..) {
                 self.ended(end);
             }
@@ -194,11 +212,39 @@ impl Thread {
             }
         }
         self.flush();
+        Ok(())
+    }
+
+    /// The ring failed: what is under way cannot be known any more, and is hashed in another way.
+    fn give_back(&mut self) {
+        for job in self.jobs.iter_mut().filter_map(Option::take) {
+            for other in self.shared.links.end(&job.item, None) {
+                self.shared.queue.back(other);
+            }
+            self.shared.queue.back(job.item);
+        }
+        self.flush();
+    }
+
+    /// Whether one more file, and a directory, may be open.
+    fn has_descriptors(&mut self) -> bool {
+        self.dirs.retain(|dir| dir.strong_count() > 0);
+        let files = self.jobs.iter().flatten().filter(|job| !job.chained);
+        let share = DESCRIPTORS_MAX / self.shared.pass.config.hash.threads.max(1);
+        self.active == 0 || self.dirs.len() + files.count() + 2 <= share
     }
 
     /// Takes files while there is room; true when none will come any more.
     fn fill(&mut self) -> bool {
-        while self.active < self.shared.throttle.depth() {
+        while self.active < self.shared.throttle.depth() && self.has_descriptors() {
+            if self.shared.delays.is_behind() && !self.shared.pass.pulse.is_cancelled() {
+                // What is under way ends; nothing is begun.
+                if self.active == 0 {
+                    self.flush_if_idle();
+                    proc::pause(Duration::from_millis(10));
+                }
+                return false;
+            }
             let wait = if self.active == 0 {
                 self.flush_if_idle();
                 Duration::from_millis(100)
@@ -256,6 +302,7 @@ impl Thread {
         let root = &self.shared.pass.root;
         let resolve = Resolve::below(self.shared.pass.config.cross_device);
         let fd = Arc::new(open_path(root.fd(), &item.dir, resolve)?);
+        self.dirs.push(Arc::downgrade(&fd));
         self.dir = Some((Arc::clone(&item.dir), Arc::clone(&fd)));
         Ok(fd)
     }
@@ -279,7 +326,11 @@ impl Thread {
         let pass = &self.shared.pass;
         let strict = pass.config.trust == Trust::Strict;
         let small = size < self.ring.buf_bytes() as u64;
-        let chained = small && strict && pass.root.renames_show && item.tries == 0;
+        let facts = pass.root.facts_of(item.stat.dev);
+        // A chain cannot ask what is in memory before it reads, nor what it has opened: but reads past the page cache are of regular files
+        // alone, so it may have these.
+        let leaves = !self.plain.contains(&item.stat.dev);
+        let chained = small && strict && facts.renames_show && !item.alone && leaves;
         if size >= LARGE_BYTES {
             self.large = Some(slot);
         }
@@ -302,6 +353,7 @@ impl Thread {
             asked: 0,
             reserved: None,
             pieces: None,
+            brought: None,
             outcome: None,
             began: now,
             item,
@@ -322,6 +374,8 @@ impl Thread {
     fn submit(&mut self, slot: usize, dir: Arc<OwnedFd>) {
         let job = self.jobs[slot].as_ref().expect("it was begun");
         let name = job.item.name.to_owned().into();
+        let leaves = !self.plain.contains(&job.item.stat.dev);
+        self.ring.set_dont_cache(slot, leaves);
         if job.chained {
             let len = usize::try_from(job.a.witness.size + 1).unwrap_or(usize::MAX);
             let sync = self.wants_sync(&job.a);
@@ -367,7 +421,9 @@ impl Thread {
             return;
         };
         self.free(slot);
-        self.shared.links.end(&job.item, None);
+        for other in self.shared.links.end(&job.item, None) {
+            self.shared.queue.back(other);
+        }
         self.shared.queue.done();
     }
 
@@ -396,6 +452,9 @@ impl Thread {
         }
         match end.step {
             Step::Open => self.opened(end.slot, end.res),
+            Step::Sync if sync_failed(end.res) => {
+                self.finish(end.slot, Outcome::Failed(-end.res));
+            }
             Step::Sync => self.read(end.slot),
             Step::Read => self.got(end.slot, end.res),
             Step::Piece(piece) => self.got_piece(end.slot, piece, end.res),
@@ -407,17 +466,10 @@ impl Thread {
         let job = self.jobs[slot].as_mut().expect("its chain ended");
         let size = job.a.witness.size;
         self.shared.throttle.took(job.began.elapsed());
-        if job.opened == -libc::EINVAL || job.opened >= 0 && job.read < 0 {
-            // A sync or a read of this kind is not to be had here; or it would have to wait in a way rings cannot.
-            if is_uncached_refused(job.read) {
-                self.ring.give_up_dont_cache();
-            }
-            job.chained = false;
-            let item = job.item.clone();
-            return match self.dir(&item) {
-                Ok(dir) => self.submit(slot, dir),
-                Err(error) => self.finish(slot, failed(&error)),
-            };
+        let refused = job.opened < 0 && !sync_failed(job.opened);
+        if refused || job.opened >= 0 && job.read < 0 {
+            // No such open, sync or read here, or it is no regular file: its descriptor will tell.
+            return self.finish(slot, Outcome::Again);
         }
         if job.opened < 0 {
             let error = io::Error::from_raw_os_error(-job.opened);
@@ -454,8 +506,14 @@ impl Thread {
         if let Some(bend) = &self.shared.pass.config.bend {
             bend(&job.item.dir, job.item.name.to_bytes(), &mut job.a);
         }
-        if a.witness.size >= LARGE_BYTES && job.item.tries == 0 && self.large == Some(slot) {
+        if a.witness.size >= LARGE_BYTES && self.large == Some(slot) {
             job.pieces = Some(Pieces::default());
+        }
+        let leaves = !self.plain.contains(&a.dev);
+        self.ring.set_dont_cache(slot, leaves);
+        if !leaves && !self.shared.pass.root.facts_of(a.dev).mapped_hide {
+            let file = self.ring.file(slot).expect("it was opened");
+            job.brought = Brought::of(file, a.witness.size);
         }
         if self.wants_sync(&a) {
             self.ring.sync(slot);
@@ -464,6 +522,17 @@ impl Thread {
             self.read(slot);
         }
     }
+}
+
+/// Whether a sync came to something else than not being possible there.
+fn sync_failed(res: i32) -> bool {
+    let none = [
+        -libc::EINVAL,
+        -libc::EROFS,
+        -libc::ENOSYS,
+        -libc::EOPNOTSUPP,
+    ];
+    res < 0 && !none.contains(&res)
 }
 
 /// How an error ends the reading of a file.
@@ -477,10 +546,9 @@ pub(super) fn failed(error: &io::Error) -> Outcome {
 }
 
 /// Reads files one after another, without a ring.
-fn one_by_one(shared: &Shared, first: Box<Item>) {
+fn one_by_one(shared: &Shared, mut next: Option<Box<Item>>) {
     let mut batch = Batch::new();
     let mut buf = vec![0; BUF_BYTES_MAX];
-    let mut next = Some(first);
     let mut sent = Instant::now();
     loop {
         if let Some(item) = next.take() {
@@ -568,8 +636,12 @@ pub(super) fn read_one(
             || std::path::Path::new(""),
             || file.sync_data(),
         );
-        synced.map_err(|e| failed(&e))?;
+        let failed = synced.err().and_then(|e| e.raw_os_error());
+        if let Some(errno) = failed.filter(|errno| sync_failed(-errno)) {
+            return Err(Outcome::Failed(errno));
+        }
     }
+    let mut brought = Brought::of(file.as_fd(), a.witness.size);
     let mut hasher = Hasher::new(how.algo);
     let mut at = 0;
     loop {
@@ -582,8 +654,14 @@ pub(super) fn read_one(
         hasher.update(&buf[..len]);
         at += len as u64;
         if at > a.witness.size {
-            return Err(Outcome::Changed);
+            break;
         }
+        if let Some(brought) = &mut brought {
+            brought.let_go(file.as_fd(), at);
+        }
+    }
+    if let Some(brought) = brought {
+        brought.end(file.as_fd());
     }
     let b = stat::stat_fd(file.as_fd()).map_err(|e| failed(&e))?;
     if at != a.witness.size || b.witness != a.witness {
@@ -593,6 +671,7 @@ pub(super) fn read_one(
         digest: hasher.end(),
         a,
         looked,
+        by_link: false,
     })
 }
 

@@ -1,16 +1,17 @@
 //! What is said of one file, and done about it.
 
-use super::config::{Counter, Found, XattrUse};
+use super::config::{Counter, Found, XattrUse, wall_now};
 use super::dir::{Here, Worker};
 use super::queue::{Item, Rank};
 use crate::base::Algo;
 use crate::etag::pick::in_share;
-use crate::etag::{Reason, State, Trust, Verdict};
+use crate::etag::{State, Trust, Verdict};
 use crate::kernel::stat::{self, Stat};
 use crate::wire::catalog::{Entry, Op, Record, flag};
 use crate::wire::etag::{self as attribute, Tag};
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 impl Worker {
     /// Judges one file.
@@ -40,13 +41,7 @@ impl Worker {
                 return self.pass.queue(item);
             }
         }
-        let rank = match (verdict.state, verdict.reason) {
-            (State::Racy, _) => Rank::Racy,
-            (State::Imported, _) => Rank::Imported,
-            (_, Some(Reason::Ctime)) => Rank::Ctime,
-            _ => Rank::Stale,
-        };
-        self.conclude(here, name, found, verdict, rank, &record);
+        self.conclude(here, name, found, verdict, Rank::of(verdict), &record);
     }
 
     /// Has a file with a record hashed if it is not fresh; a check says what it is.
@@ -101,25 +96,9 @@ impl Worker {
         if config.xattr == XattrUse::Off || config.algo != Algo::Sha256 {
             return None;
         }
-        let mut value = [0; attribute::ASK_BYTES];
-        let len = match stat::getxattr_at(here.fd, name, attribute::NAME, &mut value) {
-            Ok(len) => len,
-            Err(e) => {
-                if e.raw_os_error() == Some(libc::ERANGE) {
-                    self.pass.pulse.add(Counter::BadAttrs, 1);
-                }
-                return None;
-            }
-        };
-        let Ok(tag) = Tag::parse(&value[..len]) else {
+        imported(here.fd, name, found).unwrap_or_else(|Foreign| {
             self.pass.pulse.add(Counter::BadAttrs, 1);
-            return None;
-        };
-        (tag.mtime == found.witness.mtime).then(|| Record {
-            witness: found.witness,
-            digest: tag.digest,
-            hashed_at: i64::try_from(here.now.nanos()).unwrap_or(i64::MAX),
-            flags: flag::IMPORTED,
+            None
         })
     }
 
@@ -178,6 +157,30 @@ impl Worker {
     }
 }
 
+/// An attribute means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign;
+
+/// What `user.drpetag` of a file says, if that is of the file as it is; nobody compared it with the bytes.
+///
+/// # Errors
+/// It is something else.
+pub fn imported(dir: BorrowedFd<'_>, name: &CStr, found: &Stat) -> Result<Option<Record>, Foreign> {
+    let mut value = [0; attribute::ASK_BYTES];
+    let len = match stat::getxattr_at(dir, name, attribute::NAME, &mut value) {
+        Ok(len) => len,
+        Err(e) if e.raw_os_error() == Some(libc::ERANGE) => return Err(Foreign),
+        Err(_) => return Ok(None),
+    };
+    let tag = Tag::parse(&value[..len]).map_err(|_| Foreign)?;
+    Ok((tag.mtime == found.witness.mtime).then(|| Record {
+        witness: found.witness,
+        digest: tag.digest,
+        hashed_at: i64::try_from(wall_now().nanos()).unwrap_or(i64::MAX),
+        flags: flag::IMPORTED,
+    }))
+}
+
 impl Here<'_> {
     fn item(&mut self, name: &CStr, found: &Stat, rank: Rank, old: Option<Record>) -> Item {
         Item {
@@ -188,6 +191,7 @@ impl Here<'_> {
             rank,
             old,
             tries: 0,
+            alone: false,
         }
     }
 }

@@ -13,8 +13,8 @@ const INODES_MAX: usize = 64 << 10;
 enum Inode {
     /// Somebody hashes it; these wait.
     Busy(Vec<Item>),
-    /// It was hashed.
-    Done(Record),
+    /// It was hashed; and what it was before its attribute was written, which moves ctime.
+    Done(Record, Witness),
 }
 
 /// Inodes of several names.
@@ -44,10 +44,12 @@ impl Links {
         let mut inodes = locked(&self.0);
         let full = inodes.len() >= INODES_MAX;
         match inodes.get_mut(&place(&item)) {
-            Some(Inode::Done(record)) if same(&record.witness, &item.stat.witness) => {
+            Some(Inode::Done(record, before))
+                if [record.witness, *before].contains(&item.stat.witness) =>
+            {
                 Share::Known(item, *record)
             }
-            Some(Inode::Done(_)) => Share::Hash(item),
+            Some(Inode::Done(..)) => Share::Hash(item),
             Some(Inode::Busy(waiting)) => {
                 waiting.push(*item);
                 Share::Waits
@@ -62,13 +64,13 @@ impl Links {
     }
 
     /// A name was hashed, or not: these have waited for it.
-    pub(super) fn end(&self, item: &Item, record: Option<&Record>) -> Vec<Item> {
+    pub(super) fn end(&self, item: &Item, known: Option<(Record, Witness)>) -> Vec<Item> {
         if item.stat.nlink < 2 {
             return Vec::new();
         }
         let mut inodes = locked(&self.0);
-        let before = match record {
-            Some(record) => inodes.insert(place(item), Inode::Done(*record)),
+        let before = match known {
+            Some((record, before)) => inodes.insert(place(item), Inode::Done(record, before)),
             None => inodes.remove(&place(item)),
         };
         match before {
@@ -76,8 +78,4 @@ impl Links {
             _ => Vec::new(),
         }
     }
-}
-
-fn same(a: &Witness, b: &Witness) -> bool {
-    a == b
 }

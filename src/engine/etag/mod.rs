@@ -16,11 +16,16 @@
 //! Who calls gives a [`Config`], a [`Sink`] that is told of paths, and a [`Pulse`]: counters to look at and a token to cancel with. A
 //! sink is called on the threads of the pass, many at a time.
 //!
+//! A tree may span file systems that are worth more and less (`facts`). What hashing brings into the page cache goes again, by reads past it or
+//! by hand (`brought`).
+//!
 //! `watch` keeps what is known current: it hears what changes and has that looked at. `trace` keeps what a start did.
 
+mod brought;
 mod check;
 mod config;
 mod dir;
+pub mod facts;
 mod hash;
 mod judge;
 mod links;
@@ -39,5 +44,6 @@ pub mod watch;
 pub use check::{Summary, check};
 pub use config::{Bend, Config, Counter, Found, HashConfig, MetaEngine, Pulse, Sink, XattrUse};
 pub use hash::ring_of;
+pub use judge::{Foreign, imported};
 pub use root::{Root, RootError};
 pub use scan::{ScanError, hash_one, scan};

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Descriptors of directories that are kept open for their subdirectories.
-const KEPT_OPEN_MAX: usize = 128;
+const KEPT_OPEN_MAX: usize = 80;
 /// Longest way walked at once; the kernel takes 4096 bytes with the zero.
 const WAY_BYTES_MAX: usize = 4000;
 

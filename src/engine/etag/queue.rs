@@ -4,11 +4,11 @@
 //! hashed once ([`super::links`]); files that change while they are read come back after a pause.
 
 use super::walk::locked;
-use crate::base::Stamp;
+use crate::base::{Stamp, Witness};
+use crate::etag::{Reason, State, Verdict};
 use crate::kernel::stat::Stat;
 use crate::wire::catalog::Record;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::ffi::CStr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +35,19 @@ pub(super) enum Rank {
     Racy,
 }
 
+impl Rank {
+    /// Of a file that has a record and is not fresh.
+    pub(super) fn of(verdict: Verdict) -> Self {
+        match (verdict.state, verdict.reason) {
+            (State::Racy, _) => Self::Racy,
+            (State::Imported, _) => Self::Imported,
+            (State::Corrupt, _) => Self::Verify,
+            (_, Some(Reason::Ctime)) => Self::Ctime,
+            _ => Self::Stale,
+        }
+    }
+}
+
 /// A file to be hashed.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
@@ -47,34 +60,42 @@ pub(super) struct Item {
     pub(super) rank: Rank,
     pub(super) old: Option<Record>,
     pub(super) tries: u8,
+    /// It has to be looked at by its descriptor: not in a chain.
+    pub(super) alone: bool,
 }
 
-struct BySize(Item);
+/// An item and its place in a line: the lowest is the first.
+struct Placed<K>(K, Item);
 
-impl PartialEq for BySize {
+impl<K: Ord> PartialEq for Placed<K> {
     fn eq(&self, other: &Self) -> bool {
-        self.0.stat.witness.size == other.0.stat.witness.size
+        self.0 == other.0
     }
 }
-impl Eq for BySize {}
-impl PartialOrd for BySize {
+impl<K: Ord> Eq for Placed<K> {}
+impl<K: Ord> PartialOrd for Placed<K> {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
-impl Ord for BySize {
+impl<K: Ord> Ord for Placed<K> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.stat.witness.size.cmp(&other.0.stat.witness.size)
+        other.0.cmp(&self.0)
     }
 }
 
+/// By size where that counts, then by inode number where a head moves, then as they came.
+type Line = BinaryHeap<Placed<(u64, u64, u64)>>;
+
 #[derive(Default)]
 struct Waiting {
-    new: VecDeque<Item>,
-    stale: BinaryHeap<Reverse<BySize>>,
-    large: VecDeque<Item>,
-    rest: [VecDeque<Item>; 4],
-    later: Vec<(Instant, Item)>,
+    new: Line,
+    stale: Line,
+    large: Line,
+    rest: [Line; 4],
+    later: BinaryHeap<Placed<(Instant, u64)>>,
+    /// Items so far.
+    came: u64,
     /// Taken and not ended: they may come back.
     taken: usize,
     closed: bool,
@@ -82,45 +103,56 @@ struct Waiting {
 
 impl Waiting {
     fn len(&self) -> usize {
-        let rest: usize = self.rest.iter().map(VecDeque::len).sum();
+        let rest: usize = self.rest.iter().map(BinaryHeap::len).sum();
         self.new.len() + self.stale.len() + self.large.len() + rest
     }
 
-    fn put(&mut self, item: Item) {
-        match item.rank {
-            Rank::New | Rank::Stale if item.stat.witness.size >= LARGE_BYTES => {
-                self.large.push_back(item);
-            }
-            Rank::New => self.new.push_back(item),
-            Rank::Stale => self.stale.push(Reverse(BySize(item))),
-            rank => self.rest[rank as usize - Rank::Ctime as usize].push_back(item),
-        }
+    fn put(&mut self, item: Item, by_inode: bool) {
+        let Witness { size, ino, .. } = item.stat.witness;
+        self.came += 1;
+        let ino = if by_inode { ino } else { 0 };
+        let (line, size) = match item.rank {
+            Rank::New | Rank::Stale if size >= LARGE_BYTES => (&mut self.large, 0),
+            Rank::New => (&mut self.new, 0),
+            Rank::Stale => (&mut self.stale, size),
+            rank => (&mut self.rest[rank as usize - Rank::Ctime as usize], 0),
+        };
+        line.push(Placed((size, ino, self.came), item));
     }
 
-    fn take(&mut self, large: bool) -> Option<Item> {
+    fn put_later(&mut self, due: Instant, item: Item) {
+        self.came += 1;
+        self.later.push(Placed((due, self.came), item));
+    }
+
+    fn take(&mut self, large: bool, by_inode: bool) -> Option<Item> {
         let now = Instant::now();
-        if let Some(at) = self.later.iter().position(|(due, _)| *due <= now) {
-            let (_, item) = self.later.swap_remove(at);
-            self.put(item);
+        if self.later.peek().is_some_and(|first| first.0.0 <= now)
+            && let Some(Placed(_, item)) = self.later.pop()
+        {
+            self.put(item, by_inode);
         }
         let is_large = |item: &Item| item.stat.witness.size >= LARGE_BYTES;
-        let first = self.new.pop_front();
-        first
-            .or_else(|| self.stale.pop().map(|Reverse(BySize(item))| item))
-            .or_else(|| if large { self.large.pop_front() } else { None })
+        let first = self.new.pop();
+        let first = first
+            .or_else(|| self.stale.pop())
+            .or_else(|| if large { self.large.pop() } else { None })
             .or_else(|| {
-                let fits = |item: &Item| large || !is_large(item);
+                let fits = |placed: &Placed<_>| large || !is_large(&placed.1);
                 let first = self
                     .rest
                     .iter_mut()
-                    .find(|items| items.front().is_some_and(fits));
-                first?.pop_front()
-            })
+                    .find(|line| line.peek().is_some_and(fits));
+                first?.pop()
+            });
+        first.map(|Placed(_, item)| item)
     }
 }
 
 /// What waits to be hashed.
 pub(super) struct Queue {
+    /// Files lie where a head moves: it had better go one way.
+    by_inode: bool,
     waiting: Mutex<Waiting>,
     bell: Condvar,
     room: Condvar,
@@ -137,8 +169,9 @@ pub(super) enum Taken {
 }
 
 impl Queue {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(by_inode: bool) -> Self {
         Self {
+            by_inode,
             waiting: Mutex::default(),
             bell: Condvar::new(),
             room: Condvar::new(),
@@ -159,7 +192,7 @@ impl Queue {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        waiting.put(item);
+        waiting.put(item, self.by_inode);
         drop(waiting);
         self.bell.notify_one();
         true
@@ -169,14 +202,14 @@ impl Queue {
     pub(super) fn again(&self, item: Item, pause: Duration) {
         let mut waiting = locked(&self.waiting);
         waiting.taken -= 1;
-        waiting.later.push((Instant::now() + pause, item));
+        waiting.put_later(Instant::now() + pause, item);
     }
 
     /// An item that was taken goes back.
     pub(super) fn back(&self, item: Item) {
         let mut waiting = locked(&self.waiting);
         waiting.taken -= 1;
-        waiting.put(item);
+        waiting.put(item, self.by_inode);
         drop(waiting);
         self.bell.notify_one();
     }
@@ -197,7 +230,7 @@ impl Queue {
         let mut waiting = locked(&self.waiting);
         let mut waited = false;
         loop {
-            if let Some(item) = waiting.take(large) {
+            if let Some(item) = waiting.take(large, self.by_inode) {
                 waiting.taken += 1;
                 drop(waiting);
                 self.room.notify_one();
@@ -236,5 +269,66 @@ impl Queue {
         };
         drop(waiting);
         self.room.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::stat::Kind;
+
+    fn item(rank: Rank, ino: u64, size: u64) -> Item {
+        let witness = Witness {
+            ino,
+            size,
+            ..Witness::default()
+        };
+        Item {
+            dir: Arc::from(&b""[..]),
+            name: Box::from(c"f"),
+            stat: Stat {
+                kind: Kind::File,
+                witness,
+                nlink: 1,
+                dev: 1,
+                verity: false,
+            },
+            looked: Stamp::default(),
+            rank,
+            old: None,
+            tries: 0,
+            alone: false,
+        }
+    }
+
+    fn order(by_inode: bool, large: bool) -> Vec<u64> {
+        let queue = Queue::new(by_inode);
+        let all = [
+            (Rank::Racy, 1, 1),
+            (Rank::Ctime, 3, 1),
+            (Rank::Ctime, 2, 1),
+            (Rank::Stale, 4, LARGE_BYTES),
+            (Rank::Stale, 5, 9),
+            (Rank::Stale, 6, 8),
+            (Rank::New, 9, 7),
+            (Rank::New, 8, 9),
+            (Rank::New, 7, LARGE_BYTES),
+        ];
+        for (rank, ino, size) in all {
+            assert!(queue.push(item(rank, ino, size), || true));
+        }
+        queue.again(item(Rank::New, 99, 1), Duration::from_secs(999));
+        let mut out = Vec::new();
+        while let Taken::Item(item) = queue.take(large, Duration::ZERO) {
+            out.push(item.stat.witness.ino);
+        }
+        out
+    }
+
+    #[test]
+    fn what_matters_most_comes_first_and_heads_go_one_way() {
+        assert_eq!(order(false, true), [9, 8, 6, 5, 4, 7, 3, 2, 1]);
+        assert_eq!(order(true, true), [8, 9, 6, 5, 4, 7, 2, 3, 1]);
+        assert_eq!(order(false, false), [9, 8, 6, 5, 3, 2, 1]);
     }
 }

@@ -1,5 +1,6 @@
 //! Reading one file to its end: piece by piece, several pieces of a large one under way.
 
+use super::brought::Brought;
 use super::hash::{Outcome, Piece, Thread, is_uncached_refused};
 use crate::kernel::calls::{self, Count};
 use crate::kernel::chain::PIECES;
@@ -53,14 +54,30 @@ impl Thread {
         }
     }
 
+    /// Whether a read was refused because it was to leave the page cache as it was: its device has no such reads, then.
+    fn is_refused(&mut self, slot: usize, res: i32) -> bool {
+        if !is_uncached_refused(res) || !self.ring.is_dont_cache(slot) {
+            return false;
+        }
+        let dev = self.jobs[slot].as_ref().expect("it is read").a.dev;
+        if !self.plain.contains(&dev) {
+            self.plain.push(dev);
+        }
+        true
+    }
+
     /// A read ended.
     pub(super) fn got(&mut self, slot: usize, res: i32) {
         let job = self.jobs[slot].as_mut().expect("it is read");
         let size = job.a.witness.size;
         self.shared.throttle.took(job.began.elapsed());
         let Ok(len) = usize::try_from(res) else {
-            if is_uncached_refused(res) && self.ring.give_up_dont_cache() {
-                job.asked = job.at;
+            if self.is_refused(slot, res) {
+                self.ring.set_dont_cache(slot, false);
+                let file = self.ring.file(slot).expect("it is open");
+                let brought = Brought::of(file, size);
+                let job = self.jobs[slot].as_mut().expect("it is read");
+                (job.asked, job.brought) = (job.at, brought);
                 return self.read(slot);
             }
             return self.finish(slot, Outcome::Failed(-res));
@@ -68,6 +85,9 @@ impl Thread {
         calls::add(Count::BytesRead, len);
         job.hasher.update(self.ring.bytes(slot, len));
         job.at += len as u64;
+        if let (Some(brought), Some(file)) = (&mut job.brought, self.ring.file(slot)) {
+            brought.let_go(file, job.at);
+        }
         // Fewer than were asked for is the end of a regular file.
         let is_end = job.at < job.asked;
         if job.at > size || is_end && job.at < size {
@@ -85,6 +105,7 @@ impl Thread {
 
     /// A piece came.
     pub(super) fn got_piece(&mut self, slot: usize, piece: usize, res: i32) {
+        let refused = self.is_refused(slot, res);
         let job = self.jobs[slot].as_mut().expect("it is read");
         let size = job.a.witness.size;
         self.shared.throttle.took(job.began.elapsed());
@@ -98,7 +119,6 @@ impl Thread {
                 Piece::Got(len, wanted)
             }
             Err(_) => {
-                let refused = is_uncached_refused(res) && self.ring.give_up_dont_cache();
                 let outcome = if refused {
                     Outcome::Again
                 } else {
@@ -116,6 +136,9 @@ impl Thread {
             job.at += len as u64;
             pieces.each[piece] = Piece::Free;
             pieces.next_hash += 1;
+            if let (Some(brought), Some(file)) = (&mut job.brought, self.ring.file(slot)) {
+                brought.let_go(file, job.at);
+            }
             if len < wanted || job.at > size {
                 let ended = job.at == size;
                 job.outcome = Some(match ended {

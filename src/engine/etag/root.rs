@@ -1,12 +1,12 @@
 //! A root: opened once, and what its file system is worth.
 
 use super::config::Config;
+use super::facts::{Facts, Others};
 use crate::base::{Algo, Digest};
 use crate::etag::{Grain, racy};
 use crate::kernel::mountinfo;
-use crate::kernel::stat::{self, Freshness, Kind, Resolve, Stat};
+use crate::kernel::stat::{self, Kind, Resolve, Stat};
 use crate::store::catalog::Identity;
-use nix::sys::statfs::fstatfs;
 use std::ffi::CString;
 use std::fmt::Write as _;
 use std::io;
@@ -43,49 +43,15 @@ pub struct Root {
     pub canonical: PathBuf,
     /// What it is.
     pub identity: Identity,
-    /// How finely its stamps tell writes apart.
-    pub grain: Grain,
-    /// Whether a rename shows in ctime: then files may be opened and looked at by name.
-    pub renames_show: bool,
-    /// Whether stores through mappings may never show.
-    pub mapped_hide: bool,
-    /// Whether attributes may be taken from a cache.
-    pub fresh: Freshness,
+    /// What its file system is worth.
+    pub facts: Facts,
+    others: Others,
+    strict: bool,
     /// Mounts of this program below it, by their paths from it: where other mounts are entered, these are not, and nothing of them is asked.
     pub(super) ours: Vec<Vec<u8>>,
     fd: OwnedFd,
     dev: u64,
     ino: u64,
-}
-
-const EXT4: i64 = 0xef53;
-const XFS: i64 = 0x5846_5342;
-const BTRFS: i64 = 0x9123_683e;
-const TMPFS: i64 = 0x0102_1994;
-const FUSE: i64 = 0x6573_5546;
-const NFS: i64 = 0x6969;
-const SMB2: i64 = 0xfe53_4d42;
-const CIFS: i64 = 0xff53_4d42;
-const FAT: i64 = 0x4d44;
-const EXFAT: i64 = 0x2011_bab0;
-const OVERLAY: i64 = 0x794c_7630;
-
-fn type_name(magic: i64) -> String {
-    let known = [
-        (EXT4, "ext4"),
-        (XFS, "xfs"),
-        (BTRFS, "btrfs"),
-        (TMPFS, "tmpfs"),
-        (FUSE, "fuse"),
-        (NFS, "nfs"),
-        (SMB2, "smb2"),
-        (CIFS, "cifs"),
-        (FAT, "vfat"),
-        (EXFAT, "exfat"),
-        (OVERLAY, "overlay"),
-    ];
-    let name = known.iter().find(|(m, _)| *m == magic).map(|(_, n)| *n);
-    name.map_or_else(|| format!("{magic:#x}"), str::to_owned)
 }
 
 /// The number of a root: of its path without links, so that all names of it are one.
@@ -109,26 +75,16 @@ impl Root {
             path: path.to_owned(),
             source,
         };
-        let canonical = path.canonicalize().map_err(failed)?;
+        let canonical = canonical(path, config)?.map_err(failed)?;
         let name = cstring(&canonical).map_err(failed)?;
-        // Before anything in it is touched: a mount of our own may be waiting for us.
-        let ours = covering(&canonical).is_some_and(|mount| mount.is_ours());
-        if ours && !config.allow_ours {
-            return Err(RootError::Ours(path.to_owned()));
-        }
         let fd =
             stat::open_dir(None, &name, Resolve::root()).map_err(|e| match e.raw_os_error() {
                 Some(libc::ENOTDIR) => RootError::NotADirectory(path.to_owned()),
                 _ => failed(e),
             })?;
         let own = stat::stat_fd(fd.as_fd()).map_err(failed)?;
-        let facts = fstatfs(&fd).map_err(|e| failed(e.into()))?;
-        #[allow(
-            clippy::useless_conversion,
-            reason = "it is unsigned with other C libraries"
-        )]
-        let magic = i64::try_from(facts.filesystem_type().0).unwrap_or(0);
-        let local = matches!(magic, EXT4 | XFS | BTRFS | TMPFS);
+        let strict = config.trust == crate::etag::Trust::Strict;
+        let facts = Facts::of(fd.as_fd(), strict).map_err(failed)?;
         let uuid = stat::fs_uuid(fd.as_fd()).map(|uuid| {
             let mut text = String::new();
             for byte in uuid {
@@ -136,32 +92,22 @@ impl Root {
             }
             text
         });
-        let strict = config.trust == crate::etag::Trust::Strict;
         Ok(Self {
             path: path.to_owned(),
             identity: Identity {
                 root_id: root_id(&canonical),
                 root: canonical.to_string_lossy().into_owned(),
                 fs_uuid: uuid,
-                fs_type: type_name(magic),
+                fs_type: facts.type_name(),
             },
             ours: match config.cross_device && !config.allow_ours {
                 true => ours_below(&canonical),
                 false => Vec::new(),
             },
             canonical,
-            grain: match magic {
-                FAT | EXFAT => racy::FAT,
-                _ if local && kernel_at_least(6, 13) => Grain::Multi,
-                _ => racy::TICK,
-            },
-            renames_show: local,
-            mapped_hide: magic == TMPFS,
-            fresh: if !strict && matches!(magic, NFS | SMB2 | CIFS | FUSE) {
-                Freshness::Cached
-            } else {
-                Freshness::Usual
-            },
+            facts,
+            others: Others::default(),
+            strict,
             fd,
             dev: own.dev,
             ino: own.witness.ino,
@@ -183,9 +129,23 @@ impl Root {
         (self.dev, self.ino)
     }
 
+    /// What the file system of a device is worth.
+    pub fn facts_of(&self, dev: u64) -> Facts {
+        match dev == self.dev {
+            true => self.facts,
+            false => self.others.of(dev),
+        }
+    }
+
+    /// Finds out about the file system of a directory below that is on another one; what it is worth, if it was not known before.
+    pub(super) fn enter(&self, dir: BorrowedFd<'_>, dev: u64) -> Option<Facts> {
+        let facts = Facts::of(dir, self.strict).ok()?;
+        (dev != self.dev && self.others.note(dev, facts)).then_some(facts)
+    }
+
     /// Finds out about a file system that is not known, by writing and looking in a state directory on it.
     pub fn probe_grain(&mut self, state: &Path) {
-        if self.grain != racy::TICK {
+        if self.facts.grain != racy::TICK {
             return;
         }
         let dev_of = |path: &Path| {
@@ -193,7 +153,7 @@ impl Root {
             Some(stat::stat_fd(fd.as_fd()).ok()?.dev)
         };
         if dev_of(state) == Some(self.dev) && probe(state).unwrap_or(false) {
-            self.grain = Grain::Multi;
+            self.facts.grain = Grain::Multi;
         }
     }
 }
@@ -229,6 +189,27 @@ fn probe(dir: &Path) -> io::Result<bool> {
     found
 }
 
+/// A path without links, or what the system says. A mount of our own is not touched, as it may be waiting for us.
+///
+/// # Errors
+/// It leads into one.
+pub fn canonical(path: &Path, config: &Config) -> Result<io::Result<PathBuf>, RootError> {
+    let refuse = |at: &Path| {
+        let ours = covering(at).is_some_and(|mount| mount.is_ours());
+        match ours && !config.allow_ours {
+            true => Err(RootError::Ours(path.to_owned())),
+            false => Ok(()),
+        }
+    };
+    if let Ok(named) = std::path::absolute(path) {
+        refuse(&named)?;
+    }
+    match path.canonicalize() {
+        Ok(canonical) => refuse(&canonical).map(|()| Ok(canonical)),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
 /// The mount that a path is on.
 fn covering(path: &Path) -> Option<mountinfo::Mounted> {
     let mounts = mountinfo::all().into_iter();
@@ -257,18 +238,6 @@ pub(super) fn is_ours(dev: u64) -> bool {
     let mounts = mountinfo::all();
     let mut ours = mounts.iter().filter(|m| m.is_ours());
     ours.any(|m| u64::from(m.device.0) << 32 | u64::from(m.device.1) == dev)
-}
-
-fn kernel_at_least(major: u32, minor: u32) -> bool {
-    let Ok(name) = nix::sys::utsname::uname() else {
-        return false;
-    };
-    let release = name.release().to_string_lossy().into_owned();
-    let mut parts = release
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|n| n.parse::<u32>().ok());
-    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    found >= (major, minor)
 }
 
 /// A digest as it grows.

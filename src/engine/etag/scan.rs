@@ -1,14 +1,18 @@
 //! A scan: a check whose findings are hashed while it goes on.
 
 use super::check::{Pass, ScanSide, Summary};
-use super::config::{Config, Pulse, Sink};
+use super::config::{Config, Pulse, Sink, wall_now};
+use super::facts::{Facts, is_rotational};
 use super::hash::{self, How, Outcome, Shared};
 use super::links::Links;
 use super::owner::Owner;
 use super::queue::Queue;
 use super::root::{Root, kind_of};
+use super::settle::Refused;
 use super::throttle::Throttle;
 use crate::base::Digest;
+use crate::etag::Grain;
+use crate::kernel::delay::Delays;
 use crate::kernel::proc;
 use crate::kernel::stat::{self, Kind, Resolve, Stat};
 use crate::store::catalog::{Catalog, CatalogError};
@@ -18,7 +22,6 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Why a scan failed as a whole.
@@ -53,7 +56,7 @@ pub fn scan(
     let snapshot = catalog.runs();
     let rebound = catalog.manifest().rebound;
     let owner = Owner::start(catalog)?;
-    let queue = Arc::new(Queue::new());
+    let queue = Arc::new(Queue::new(is_rotational(root.place().0)));
     let side = ScanSide {
         queue: Arc::clone(&queue),
         owner: owner.handle(),
@@ -73,8 +76,12 @@ pub fn scan(
         queue: Arc::clone(&queue),
         owner: owner.handle(),
         throttle: Throttle::new(bounds.bps, bounds.files_per_sec, bounds.pressure),
+        delays: match bounds.yields {
+            true => Delays::of_mounts(),
+            false => Delays::none(),
+        },
         links: Links::default(),
-        no_attrs: AtomicBool::new(false),
+        refused: Refused::default(),
     });
     let mut threads = Vec::new();
     for _ in 0..bounds.threads.max(1) {
@@ -88,6 +95,7 @@ pub fn scan(
         thread.join().expect("a panic ends the process");
     }
     ran?;
+    shared.refused.tell(&pass);
     // All handles but the owner's own go with these.
     drop(shared);
     drop(pass);
@@ -105,7 +113,8 @@ pub fn scan(
     }
 }
 
-/// Hashes one file now, as a scan does: twice if it changes meanwhile. None: it keeps changing, or is no regular file.
+/// Hashes one file now, as a scan does: twice if it changes meanwhile, or if its times prove nothing at first. None: that did not help, or it
+/// is no regular file.
 ///
 /// # Errors
 /// It cannot be read.
@@ -118,6 +127,7 @@ pub fn hash_one(path: &Path, config: &Config) -> io::Result<Option<(Digest, Stat
     let name = CString::new(canonical.file_name().unwrap_or_default().as_bytes())?;
     let dir = CString::new(dir.as_os_str().as_bytes())?;
     let dir = stat::open_dir(None, &dir, Resolve::root())?;
+    let grain = Facts::of(dir.as_fd(), true)?.grain;
     let how = How {
         resolve: Resolve::below(true),
         algo: config.algo,
@@ -126,7 +136,15 @@ pub fn hash_one(path: &Path, config: &Config) -> io::Result<Option<(Digest, Stat
     let mut buf = vec![0; 1 << 20];
     for _ in 0..2 {
         match hash::read_one(dir.as_fd(), &name, how, &mut buf, |_| ()) {
-            Ok(read) => return Ok(Some((read.digest, read.a))),
+            Ok(read) => {
+                let w = &read.a.witness;
+                if read.a.verity
+                    || !Grain::is_ahead(w, wall_now()) && !grain.is_racy(w, read.looked, false)
+                {
+                    return Ok(Some((read.digest, read.a)));
+                }
+                proc::pause(grain.of(w.mtime, w.ctime).wait());
+            }
             Err(Outcome::Failed(errno)) => return Err(io::Error::from_raw_os_error(errno)),
             Err(Outcome::Lost) => return Err(io::ErrorKind::NotFound.into()),
             Err(Outcome::Kind) => return Ok(None),

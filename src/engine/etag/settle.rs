@@ -4,13 +4,15 @@ use super::check::Pass;
 use super::config::{Counter, Found, XattrUse, wall_now};
 use super::hash::{Outcome, Shared, Thread};
 use super::queue::{Item, Rank};
+use super::walk::locked;
 use crate::base::{Algo, Digest, Stamp, Witness};
 use crate::etag::{Grain, Reason, State, Verdict};
 use crate::kernel::stat::{self, Freshness, Kind, Stat};
 use crate::wire::catalog::{Batch, Op, Record, flag};
 use crate::wire::etag::{self as attribute, Tag};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Tries of a file that changes while it is read, beside the first.
@@ -26,18 +28,53 @@ pub(super) struct Read {
     pub(super) a: Stat,
     /// A moment before that.
     pub(super) looked: Stamp,
+    /// Not this name was read, but another of the same inode.
+    pub(super) by_link: bool,
+}
+
+/// Attributes that were not written: how often, by device and by what the system said.
+#[derive(Debug, Default)]
+pub(super) struct Refused(Mutex<BTreeMap<(u64, i32), u64>>);
+
+impl Refused {
+    fn note(&self, dev: u64, errno: i32) {
+        *locked(&self.0).entry((dev, errno)).or_default() += 1;
+    }
+
+    /// Whether a device has none at all: it is not asked again.
+    fn has_none(&self, dev: u64) -> bool {
+        let refused = locked(&self.0);
+        let is = |errno| refused.contains_key(&(dev, errno));
+        is(libc::ENOTSUP) || is(libc::EROFS)
+    }
+
+    /// Says all of it.
+    pub(super) fn tell(&self, pass: &Pass) {
+        for (&(dev, errno), n) in locked(&self.0).iter() {
+            let error = std::io::Error::from_raw_os_error(errno);
+            let kind = pass.root.facts_of(dev).type_name();
+            let (major, minor) = (dev >> 32, dev & 0xffff_ffff);
+            pass.sink.warn(&format!(
+                "{n} attributes not written on {kind} {major}:{minor}: {error}"
+            ));
+        }
+    }
 }
 
 impl Thread {
     /// A job is over.
     pub(super) fn finish(&mut self, slot: usize, outcome: Outcome) {
-        let job = self.jobs[slot].take().expect("it ends once");
+        let mut job = self.jobs[slot].take().expect("it ends once");
+        if let (Some(brought), Some(file)) = (job.brought.take(), self.ring.file(slot)) {
+            brought.end(file);
+        }
         let read = match outcome {
             Outcome::Digest(digest) => {
                 let read = Read {
                     digest,
                     a: job.a,
                     looked: job.looked,
+                    by_link: false,
                 };
                 self.verify(slot, job.chained, read, &job.item)
             }
@@ -79,22 +116,20 @@ impl Thread {
 
     /// A name whose inode is known by another name.
     pub(super) fn known(&mut self, item: Item, record: &Record) {
-        let read = Read {
-            digest: record.digest,
-            a: item.stat,
-            looked: item.looked,
-        };
         let now = self.dir(&item).and_then(|dir| {
             let b = stat::stat_at(dir.as_fd(), &item.name, Freshness::Usual)?;
             Ok((dir, b))
         });
         match now {
-            Ok((dir, b)) if b.witness == record.witness => {
-                self.settle(
-                    item,
-                    Outcome::Digest(record.digest),
-                    Some((dir.as_fd(), read)),
-                );
+            Ok((dir, b)) if b.witness == record.witness && b.dev == item.stat.dev => {
+                let read = Read {
+                    digest: record.digest,
+                    a: b,
+                    looked: item.looked,
+                    by_link: true,
+                };
+                let outcome = Outcome::Digest(record.digest);
+                self.settle(item, outcome, Some((dir.as_fd(), read)));
             }
             Ok(_) => self.settle(item, Outcome::Changed, None),
             Err(error) => self.settle(item, super::hash::failed(&error), None),
@@ -125,26 +160,38 @@ pub(super) fn settle(
 ) {
     let pass = &shared.pass;
     let may_try = item.tries < TRIES && !pass.pulse.is_cancelled();
-    let mut known = None;
+    let (mut known, mut is_shared) = (None, false);
     match (outcome, read) {
         (Outcome::Digest(_), Some((dir, read))) => {
-            let a = &read.a;
-            let racy = pass.root.grain.is_racy(&a.witness, read.looked, a.verity);
+            let (a, grain) = (&read.a, pass.root.facts_of(read.a.dev).grain);
+            let is_racy = |w: &Witness, looked| !a.verity && grain.is_racy(w, looked, false);
             // Ahead of now, not of the look: it may have been written between that moment and the look itself.
             let ahead = Grain::is_ahead(&a.witness, wall_now()) && !a.verity;
-            if racy && !ahead && may_try {
+            let mut racy = is_racy(&a.witness, read.looked);
+            let mut witness = a.witness;
+            if !racy && !ahead {
+                // What is not vouched for is not told to others either. Writing it moves ctime.
+                let looked = wall_now();
+                witness = attributed(shared, &item, dir, &read);
+                racy = witness != a.witness && is_racy(&witness, looked);
+            }
+            // An own write makes one more try due.
+            let wrote = witness != a.witness && item.tries <= TRIES;
+            if racy && !ahead && (may_try || wrote && !pass.pulse.is_cancelled()) {
                 // Another moment, and its times are old enough to say something.
-                let pause = match pass.root.grain {
-                    Grain::Multi => PAUSE,
-                    Grain::Nanos(nanos) => Duration::from_nanos(nanos) + PAUSE,
-                };
+                item.tries += 1;
+                let pause = PAUSE + grain.of(witness.mtime, witness.ctime).wait();
                 return again(shared, item, pause);
             }
-            let record = record(shared, &item, dir, &read, racy || ahead);
-            pass.pulse.add(Counter::Hashed, 1);
-            pass.pulse.add(Counter::HashedBytes, a.witness.size);
+            let record = record(shared, &read, witness, racy || ahead);
+            if !read.by_link {
+                pass.pulse.add(Counter::Hashed, 1);
+                pass.pulse.add(Counter::HashedBytes, a.witness.size);
+            }
             conclude(pass, batch, &item, a, &record, ahead);
-            known = Some(record);
+            // The links have that one, with the witness that other names may still show.
+            is_shared = read.by_link;
+            known = Some((record, a.witness));
         }
         (Outcome::Changed, _) if may_try => {
             item.tries += 1;
@@ -157,8 +204,10 @@ pub(super) fn settle(
         (Outcome::Again, _) => {}
         (outcome, _) => refuse(pass, batch, &item, &outcome),
     }
-    for other in shared.links.end(&item, known.as_ref()) {
-        shared.queue.back(other);
+    if !is_shared {
+        for other in shared.links.end(&item, known) {
+            shared.queue.back(other);
+        }
     }
     pass.pulse.sub(Counter::Queued, 1);
     pass.pulse.sub(Counter::QueuedBytes, item.stat.witness.size);
@@ -170,22 +219,16 @@ fn again(shared: &Shared, mut item: Item, pause: Duration) {
     for other in shared.links.end(&item, None) {
         shared.queue.back(other);
     }
-    item.tries = item.tries.max(1);
+    item.alone = true;
     shared.queue.again(item, pause);
 }
 
-/// The record of a file that was read, its attribute written if that is wanted.
-fn record(shared: &Shared, item: &Item, dir: BorrowedFd<'_>, read: &Read, racy: bool) -> Record {
-    let config = &shared.pass.config;
+/// The record of a file that was read.
+fn record(shared: &Shared, read: &Read, witness: Witness, racy: bool) -> Record {
     let mut flags = if racy { flag::RACY } else { 0 };
-    if config.algo == Algo::Blake3 {
+    if shared.pass.config.algo == Algo::Blake3 {
         flags |= flag::BLAKE3;
     }
-    let writes = config.xattr == XattrUse::Write && config.algo == Algo::Sha256;
-    let witness = match writes && !shared.no_attrs.load(Relaxed) {
-        true => write_attribute(shared, item, dir, read),
-        false => read.a.witness,
-    };
     Record {
         witness,
         digest: read.digest,
@@ -194,9 +237,13 @@ fn record(shared: &Shared, item: &Item, dir: BorrowedFd<'_>, read: &Read, racy: 
     }
 }
 
-/// Writes `user.drpetag`; the witness afterwards, as the write moves ctime.
-fn write_attribute(shared: &Shared, item: &Item, dir: BorrowedFd<'_>, read: &Read) -> Witness {
+/// Writes `user.drpetag`, if that is wanted; the witness afterwards, as the write moves ctime.
+fn attributed(shared: &Shared, item: &Item, dir: BorrowedFd<'_>, read: &Read) -> Witness {
+    let config = &shared.pass.config;
     let before = read.a.witness;
+    if config.xattr != XattrUse::Write || config.algo != Algo::Sha256 {
+        return before;
+    }
     let tag = Tag {
         digest: read.digest,
         mtime: before.mtime,
@@ -204,6 +251,9 @@ fn write_attribute(shared: &Shared, item: &Item, dir: BorrowedFd<'_>, read: &Rea
     let Some(value) = tag.value() else {
         return before;
     };
+    if shared.refused.has_none(read.a.dev) {
+        return before;
+    }
     let mut old = [0; attribute::ASK_BYTES];
     let len = stat::getxattr_at(dir, &item.name, attribute::NAME, &mut old);
     if len.is_ok_and(|len| Tag::parse(&old[..len]) == Ok(tag)) {
@@ -212,14 +262,8 @@ fn write_attribute(shared: &Shared, item: &Item, dir: BorrowedFd<'_>, read: &Rea
     let pulse = &shared.pass.pulse;
     if let Err(error) = stat::setxattr_at(dir, &item.name, attribute::NAME, &value) {
         pulse.add(Counter::AttrsFailed, 1);
-        if matches!(error.raw_os_error(), Some(libc::ENOTSUP | libc::EROFS))
-            && !shared.no_attrs.swap(true, Relaxed)
-        {
-            shared
-                .pass
-                .sink
-                .warn(&format!("attributes are not written here: {error}"));
-        }
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        shared.refused.note(read.a.dev, errno);
         return before;
     }
     pulse.add(Counter::AttrsWritten, 1);
@@ -235,8 +279,10 @@ fn write_attribute(shared: &Shared, item: &Item, dir: BorrowedFd<'_>, read: &Rea
 }
 
 /// The state an item was counted in.
-fn counted(rank: Rank) -> State {
-    match rank {
+fn counted(item: &Item) -> State {
+    let was_corrupt = item.old.is_some_and(|old| old.flags & flag::CORRUPT != 0);
+    match item.rank {
+        Rank::Verify if was_corrupt => State::Corrupt,
         Rank::New => State::New,
         Rank::Stale | Rank::Ctime => State::Stale,
         Rank::Imported => State::Imported,
@@ -250,11 +296,20 @@ fn conclude(pass: &Pass, batch: &mut Batch, item: &Item, a: &Stat, record: &Reco
     let old = item.old.as_ref();
     let is_verified = item.rank == Rank::Verify && old.is_some_and(|old| old.witness == a.witness);
     let corrupt = is_verified && old.is_some_and(|old| old.digest != record.digest);
-    if corrupt && !pass.config.accept_corrupt {
+    if let Some(old) = old.filter(|_| corrupt && !pass.config.accept_corrupt) {
+        // It stays so until somebody takes it, or the bytes are there again.
+        let flags = old.flags | flag::CORRUPT;
+        batch.push(&Op::Put {
+            dir: &item.dir,
+            name: item.name.to_bytes(),
+            record: Record { flags, ..*old },
+        });
         let verdict = Verdict::new(State::Corrupt, Reason::Bytes);
-        return end(pass, item, verdict, Some(a), old, None);
+        return end(pass, item, verdict, Some(a), Some(old), None);
     }
-    if !is_verified || corrupt || old.is_some_and(|old| old.witness != record.witness) {
+    let is_as_before =
+        old.is_some_and(|old| (old.witness, old.flags & flag::CORRUPT) == (record.witness, 0));
+    if !is_verified || corrupt || !is_as_before {
         batch.push(&Op::Put {
             dir: &item.dir,
             name: item.name.to_bytes(),
@@ -297,7 +352,7 @@ fn refuse(pass: &Pass, batch: &mut Batch, item: &Item, outcome: &Outcome) {
     let old = item.old.as_ref();
     if verdict.state == State::Gone && old.is_none() {
         // It came and went.
-        pass.pulse.leave(counted(item.rank));
+        pass.pulse.leave(counted(item));
         return;
     }
     end(pass, item, verdict, Some(&item.stat), old, errno);
@@ -311,7 +366,7 @@ fn end(
     record: Option<&Record>,
     errno: Option<i32>,
 ) {
-    pass.pulse.leave(counted(item.rank));
+    pass.pulse.leave(counted(item));
     pass.pulse.enter(verdict.state, 1);
     if verdict.state != State::Fresh || pass.sink.wants_hashed() {
         pass.sink.found(&Found {

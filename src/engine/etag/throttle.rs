@@ -1,13 +1,14 @@
 //! How fast hashing may go: bytes and files a second, and less of it at a time while the machine is under pressure.
 
 use super::walk::locked;
-use crate::kernel::calls;
+use crate::kernel::proc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// What may be taken at once after a pause.
-const BURST: Duration = Duration::from_millis(20);
+/// What may be taken at once after a pause: a tenth of a second's, so that no second has more than a tenth too much. Threads that step back for
+/// others are late by some of it now and then, and would lose what they may have.
+const BURST: Duration = Duration::from_millis(100);
 /// How often the pressure is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Files read at a time, per thread.
@@ -129,10 +130,7 @@ impl Throttle {
 
 /// The higher of the pressures on disks and on processors, in percent of ten seconds.
 fn pressure() -> Option<f64> {
-    let of = |what: &str| {
-        let text = calls::proc_text(&format!("/proc/pressure/{what}"))?;
-        some_avg10(&text)
-    };
+    let of = |what: &str| some_avg10(&proc::pressure_text(what)?);
     match (of("io"), of("cpu")) {
         (Some(a), Some(b)) => Some(a.max(b)),
         (a, b) => a.or(b),

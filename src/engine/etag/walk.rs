@@ -5,6 +5,7 @@
 //!
 //! A pool has room for more workers than begin: where disks or networks make them wait, others use the processors meanwhile ([`Load`]).
 
+use super::facts::Facts;
 use super::node::Node;
 use crate::base::Stamp;
 use crate::kernel::proc;
@@ -35,6 +36,7 @@ pub(super) struct Part {
     /// Where in the run each name's entry is, if it has one.
     pub(super) entries: Vec<Option<usize>>,
     pub(super) now: Stamp,
+    pub(super) facts: Facts,
 }
 
 /// The units of all workers.

@@ -13,33 +13,8 @@ use std::path::Path;
 /// The format written here; others are left alone.
 pub const FORMAT: u64 = 1;
 const NAME: &str = "MANIFEST";
-
-/// How a catalog is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Engine {
-    /// Flat runs and a journal.
-    #[default]
-    Runs,
-    /// A B-tree, by the crate `redb`.
-    Redb,
-}
-
-impl Engine {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Runs => "runs",
-            Self::Redb => "redb",
-        }
-    }
-
-    /// By name.
-    pub fn by_name(name: &str) -> Option<Self> {
-        [Self::Runs, Self::Redb]
-            .into_iter()
-            .find(|e| e.name() == name)
-    }
-}
+/// How catalogs are kept; one that is kept otherwise is left alone.
+const ENGINE: &str = "runs";
 
 /// What a catalog is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +36,6 @@ pub struct Manifest {
     pub identity: Identity,
     /// The digest of all its records.
     pub algo: Algo,
-    /// How it is kept.
-    pub engine: Engine,
     /// Which files hold; 0 has none yet.
     pub generation: u64,
     /// Taken over from another root: nothing in it counts as compared with the bytes.
@@ -84,6 +57,10 @@ impl Manifest {
         let bad = || CatalogError::Manifest(path.clone());
         let value: Value = serde_json::from_slice(&text).map_err(|_| bad())?;
         match value["format"].as_u64() {
+            Some(FORMAT) if value["engine"] != ENGINE => Err(CatalogError::Engine {
+                dir: dir.to_owned(),
+                found: value["engine"].as_str().unwrap_or("?").to_owned(),
+            }),
             Some(FORMAT) => Self::parse(&value).map(Some).ok_or_else(bad),
             Some(found) => Err(CatalogError::Format {
                 dir: dir.to_owned(),
@@ -104,7 +81,6 @@ impl Manifest {
                 fs_type: text("fs_type")?,
             },
             algo: Algo::by_name(&text("algo")?)?,
-            engine: Engine::by_name(&text("engine")?)?,
             generation: value["generation"].as_u64()?,
             rebound: value["rebound"].as_bool().unwrap_or(false),
         })
@@ -122,7 +98,7 @@ impl Manifest {
             "fs_uuid": self.identity.fs_uuid,
             "fs_type": self.identity.fs_type,
             "algo": self.algo.name(),
-            "engine": self.engine.name(),
+            "engine": ENGINE,
             "generation": self.generation,
             "rebound": self.rebound,
         });

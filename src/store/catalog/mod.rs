@@ -5,9 +5,8 @@
 //! ```text
 //!   MANIFEST        JSON: which format, which root, which file system, which digest, which generation
 //!   LOCK            held (flock) by the one writer
-//!   seg-<n>         runs of generation n                       engine `runs`
-//!   journal-<n>     batches since                              engine `runs`
-//!   catalog.redb    the same runs in a B-tree                  engine `redb`
+//!   seg-<n>         runs of generation n
+//!   journal-<n>     batches since
 //! ```
 //!
 //! Invariants: a generation that the manifest names is complete and on the disk; a reader holds the files of the generation it
@@ -18,12 +17,11 @@
 
 pub mod manifest;
 pub mod overlay;
-pub mod pages;
 pub mod place;
 pub mod runs;
 pub mod seg;
 
-pub use manifest::{Engine, Identity, Manifest};
+pub use manifest::{Identity, Manifest};
 pub use place::{exists, open, open_read_only};
 
 use crate::wire::catalog::{Batch, CatalogFault, Op, Origin, Record};
@@ -157,17 +155,23 @@ pub enum CatalogError {
         /// Of what it should be.
         wanted: String,
     },
-    /// It was made with another digest or engine than asked for.
-    #[error("the catalog in {} has {what} {found}, not {wanted}; remove it, or ask for {found}", .dir.display())]
+    /// It was made with another digest than asked for.
+    #[error("the catalog in {} has digests {found}, not {wanted}; remove it, or ask for {found}", .dir.display())]
     Made {
         /// Where.
         dir: PathBuf,
-        /// Digest or engine.
-        what: &'static str,
         /// As it was made.
         found: &'static str,
         /// As it should be.
         wanted: &'static str,
+    },
+    /// It is kept in a way that this program does not know.
+    #[error("the catalog in {} is kept by {found}, which this program does not have: it is left as it is", .dir.display())]
+    Engine {
+        /// Where.
+        dir: PathBuf,
+        /// What keeps it.
+        found: String,
     },
     /// The manifest says nothing.
     #[error("{} cannot be understood; remove {} to begin anew", .0.display(), .0.parent().unwrap_or(.0).display())]
@@ -185,15 +189,6 @@ pub enum CatalogError {
         /// What the system said.
         #[source]
         source: io::Error,
-    },
-    /// The B-tree said no.
-    #[error("the catalog in {} cannot be used", .dir.display())]
-    Pages {
-        /// Where.
-        dir: PathBuf,
-        /// What it said.
-        #[source]
-        source: Box<::redb::Error>,
     },
 }
 
@@ -219,7 +214,6 @@ impl CatalogError {
         };
         match self {
             Self::Io { source, .. } => full(source),
-            Self::Pages { source, .. } => matches!(&**source, ::redb::Error::Io(e) if full(e)),
             _ => false,
         }
     }

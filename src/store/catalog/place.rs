@@ -1,7 +1,6 @@
 //! Where a catalog is, who may write it, and whether it is the right one.
 
-use super::manifest::{Engine, Identity, Manifest};
-use super::pages::Pages;
+use super::manifest::{Identity, Manifest};
 use super::runs::Runs;
 use super::{Catalog, CatalogError, Snapshot};
 use crate::base::Algo;
@@ -17,8 +16,6 @@ use std::time::Duration;
 pub struct Wanted {
     /// The digest; None takes what is there, or SHA-256.
     pub algo: Option<Algo>,
-    /// The engine; None takes what is there, or runs.
-    pub engine: Option<Engine>,
     /// One of another root is taken over.
     pub rebind: bool,
 }
@@ -75,7 +72,6 @@ pub fn open(dir: &Path, own: &Identity, wanted: Wanted) -> Result<Box<dyn Catalo
             let new = Manifest {
                 identity: own.clone(),
                 algo: wanted.algo.unwrap_or_default(),
-                engine: wanted.engine.unwrap_or_default(),
                 generation: 0,
                 rebound: false,
             };
@@ -83,10 +79,7 @@ pub fn open(dir: &Path, own: &Identity, wanted: Wanted) -> Result<Box<dyn Catalo
             new
         }
     };
-    Ok(match manifest.engine {
-        Engine::Runs => Box::new(Runs::open(dir, manifest, lock)?),
-        Engine::Redb => Box::new(Pages::open(dir, manifest, lock)?),
-    })
+    Ok(Box::new(Runs::open(dir, manifest, lock)?))
 }
 
 /// A manifest and a picture of what it is of.
@@ -112,10 +105,7 @@ pub fn open_read_only(
             true => None,
         };
         let manifest = agree_read_only(dir, found, own, wanted)?;
-        let opened = match manifest.engine {
-            Engine::Runs => Runs::picture(dir, &manifest),
-            Engine::Redb => Pages::picture(dir, &manifest),
-        };
+        let opened = Runs::picture(dir, &manifest);
         drop(held);
         match opened {
             Err(CatalogError::Io { source, .. })
@@ -156,19 +146,12 @@ fn agree_read_only(
         }
         None => {}
     }
-    let made = |what, found, wanted| CatalogError::Made {
-        dir: dir.to_owned(),
-        what,
-        found,
-        wanted,
-    };
-    match (wanted.algo, wanted.engine) {
-        (Some(algo), _) if algo != found.algo => {
-            Err(made("digests", found.algo.name(), algo.name()))
-        }
-        (_, Some(engine)) if engine != found.engine => {
-            Err(made("engine", found.engine.name(), engine.name()))
-        }
+    match wanted.algo {
+        Some(algo) if algo != found.algo => Err(CatalogError::Made {
+            dir: dir.to_owned(),
+            found: found.algo.name(),
+            wanted: algo.name(),
+        }),
         _ => Ok(found),
     }
 }

@@ -1,4 +1,4 @@
-//! The engine `runs`: a segment of runs, and a journal of what changed since.
+//! How a catalog is kept: a segment of runs, and a journal of what changed since.
 //!
 //! A check reads runs and nothing else; changes are appended and synced. When the journal has grown, a new generation is written beside
 //! the old one: segment, empty journal, then the manifest that names it, each on the disk before the next. Whatever ends the program, or
@@ -139,7 +139,8 @@ impl Runs {
         lock: Flock<File>,
     ) -> Result<Self, CatalogError> {
         if manifest.generation == 0 {
-            begin_generation(dir, 1, SegWriter::create(&seg_name(dir, 1))?)?;
+            let out = SegWriter::create(&seg_name(dir, 1))?;
+            begin_generation(dir, 1, out, &BTreeMap::new())?;
             manifest.generation = 1;
             manifest.write(dir)?;
         }
@@ -226,7 +227,7 @@ impl Runs {
     fn next_generation(&mut self) -> Result<(), CatalogError> {
         let next = self.manifest.generation + 1;
         let out = self.write_runs(SegWriter::create(&seg_name(&self.dir, next))?)?;
-        begin_generation(&self.dir, next, out)?;
+        begin_generation(&self.dir, next, out, &self.seqs)?;
         let mut manifest = self.manifest.clone();
         manifest.generation = next;
         manifest.rebound = false;
@@ -236,15 +237,25 @@ impl Runs {
     }
 }
 
-/// Ends the segment of a generation and begins its journal, durably; no manifest names them yet.
-fn begin_generation(dir: &Path, generation: u64, seg: SegWriter) -> Result<(), CatalogError> {
+/// Ends the segment of a generation and begins its journal, durably; no manifest names them yet. How far other nodes are goes along: as batches
+/// of nothing. An own epoch is never continued in another generation.
+fn begin_generation(
+    dir: &Path,
+    generation: u64,
+    seg: SegWriter,
+    seqs: &BTreeMap<Origin, u64>,
+) -> Result<(), CatalogError> {
     seg.end()?;
+    let mut begin = JOURNAL_MAGIC.to_vec();
+    for (&origin, &seq) in seqs.iter().filter(|(origin, _)| origin.node != 0) {
+        begin.extend_from_slice(Batch::new().seal(origin, seq));
+    }
     let name = journal_name(dir, generation);
     let made = (|| {
         let mut options = File::options();
         let options = options.write(true).create(true).truncate(true);
         let file = calls::open(Class::State, &name, options)?;
-        file.write_all_at(JOURNAL_MAGIC, 0)?;
+        file.write_all_at(&begin, 0)?;
         calls::timed(Count::Sync, || name.as_path(), || file.sync_all())?;
         sync_dir(dir)
     })();

@@ -23,6 +23,8 @@ pub mod flag {
     pub const DIR: u16 = 8;
     /// The digest is BLAKE3.
     pub const BLAKE3: u16 = 16;
+    /// The bytes were found to be others, without a sign of a change: the digest is of what they were.
+    pub const CORRUPT: u16 = 32;
 }
 
 /// What is remembered of one file.
