@@ -51,7 +51,7 @@
 //!
 //! ```text
 //!   client in a page fault --> READ --> worker --> database file        (never: head, a commit)
-//!                                              --> server of the database, 30 s at most ([`store::zeo`], [`store::rel`])
+//!                                              --> server of the database, 30 s at most ([`store::zeo`], [`store::neo`], [`store::rel`], [`store::demo`])
 //!                              READ of a block that changed after what somebody sees
 //!                                   --> control, until a transaction that is being published is: workers in the middle of a request
 //!                                   --> answers to pins of that block --> clients --> OPEN, READ below @tid; GETATTR; READ of head/watch

@@ -185,6 +185,22 @@ pub const REMOTE_LOADS_MAX: usize = 2 << 20;
 pub const ZEO_CATCH_UP_OIDS_MAX: usize = 100_000;
 /// ZEO: changed objects of commits that control has not taken yet, 8 bytes each; beyond it the same.
 pub const REMOTE_EVENT_OIDS_MAX: usize = 1 << 20;
+/// NEO: nesting of a packet; none that means anything has more than five.
+pub const NEO_DEPTH_MAX: usize = 8;
+/// NEO: partitions, cells, or nodes that one packet tells of: 80 bytes each.
+pub const NEO_LIST_MAX: usize = 1 << 18;
+/// NEO: storage nodes that are known.
+pub const NEO_NODES_MAX: usize = 10_000;
+/// NEO: transactions asked for in one question.
+pub const NEO_TIDS_MAX: u32 = 1000;
+/// NEO: questions about what transactions changed that are under way together, while catching up.
+pub const NEO_CHECKS_UNDER_WAY: usize = 64;
+/// NEO: a node that failed is asked only when no other has the object, for so long or until the master says that it works.
+pub const NEO_ASIDE_MS: u64 = 600_000;
+/// NEO: how long storage nodes may not know a transaction that the master announced.
+pub const NEO_UNTOLD_MS: u64 = 10_000;
+/// NEO: between looks at a cluster that follows another one: it announces nothing.
+pub const NEO_LOOK_MS: u64 = 1000;
 /// RelStorage: loads in flight.
 pub const REL_LOADS_UNDER_WAY: usize = 2048;
 /// RelStorage: bytes of records in flight, by what they had of late.

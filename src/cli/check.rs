@@ -14,6 +14,7 @@ use crate::store::LoadError;
 use crate::store::any::AnyView;
 use crate::store::demo::{self, Demo};
 use crate::store::file::{FileOpts, FileStore, verify};
+use crate::store::neo::{self, Cluster};
 use crate::store::rel::{self, Rel};
 use crate::store::remote::RemoteView;
 use crate::store::zeo::{self, Server};
@@ -65,6 +66,7 @@ pub(super) fn command(args: Args) -> Outcome {
         Zurl::File(path) => path,
         Zurl::Zeo(server) => return of_server(&server, max, deep),
         Zurl::Rel(rel) => return of_rel(&rel, max, deep),
+        Zurl::Neo(cluster) => return of_cluster(&cluster, max, deep),
         Zurl::Demo(demo) => return of_layers(zurl, &demo, max, deep),
     };
     let opts = FileOpts { max_record: max };
@@ -100,6 +102,19 @@ fn of_rel(rel: &Rel, max: usize, deep: bool) -> Outcome {
     println!("{rel} is there: last transaction {}, {root}", view.at());
     if deep {
         let text = "what a database server stores is checked by its own tools";
+        return Err(Failure::new(2, anyhow!("{text}")));
+    }
+    Ok(())
+}
+
+/// Whether a cluster serves.
+fn of_cluster(cluster: &Cluster, max: usize, deep: bool) -> Outcome {
+    let (store, view) = neo::open(cluster, max, None)?;
+    let root = root(&view).map_err(|error| error.context(cluster.to_string()))?;
+    drop(store);
+    println!("{cluster} serves: last transaction {}, {root}", view.at());
+    if deep {
+        let text = "what storage nodes have is checked by neoctl, which compares replicas";
         return Err(Failure::new(2, anyhow!("{text}")));
     }
     Ok(())

@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 
 const HELP: &str = "zring mount [-f] [-o options] ZURL MNT
 
-Mounts the database ZURL (file:///path/Data.fs or zeo://host:port) on the directory MNT and returns when the mount answers.
+Mounts the database ZURL (file:///path/Data.fs, zeo://host:port, neo://cluster@host:port, postgres://host/db,
+demo:(BASE)/(CHANGES)) on the directory MNT and returns when the mount answers.
   -f, --foreground   stay in front and log to stderr
 ";
 

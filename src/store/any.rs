@@ -8,7 +8,7 @@ use super::file::{Reopen, Tail, WatchPaths};
 use super::remote::{Fatal, Link, Notice, RemoteOpenError, RemotePoll, RemoteStore, RemoteView};
 use super::zurl::Zurl;
 use super::{Commit, LoadError, Loaded, View};
-use super::{demo, rel, zeo};
+use super::{demo, neo, rel, zeo};
 use crate::base::{Oid, Tid};
 use crate::kernel::proc::Waker;
 
@@ -191,6 +191,10 @@ impl AnyStore {
             }
             Zurl::Zeo(server) => {
                 let (store, view) = zeo::open(server, max_record, control)?;
+                Ok((Self::Remote(store), AnyView::Remote(view)))
+            }
+            Zurl::Neo(cluster) => {
+                let (store, view) = neo::open(cluster, max_record, control)?;
                 Ok((Self::Remote(store), AnyView::Remote(view)))
             }
             Zurl::Demo(demo) => {

@@ -17,6 +17,7 @@ pub mod any;
 pub mod catalog;
 pub mod demo;
 pub mod file;
+pub mod neo;
 pub mod normal;
 pub mod rel;
 pub mod remote;

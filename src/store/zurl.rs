@@ -11,15 +11,19 @@
 //!   `history_free=accept` takes a database that keeps newest revisions alone, `poll_interval` is the longest time between looks in s.
 //! * `sqlite:///dir` or `sqlite://?data_dir=/dir`: the same in the file `main.sqlite3` of a directory.
 //!
+//! * `neo://CLUSTER@host:port,host:port`: a NEO cluster by its masters; `neos://`, or `ca`, `cert` and `key`, by TLS.
+//!
 //! * `demo:(BASE)/(CHANGES)`: two databases, each by its address, parentheses and all if it is such a pair itself. `#` and options may
 //!   follow.
 //!
 //! Options behind `?` that concern a writer or the application are passed over. Everything else is refused with a sentence that
 //! says what would be right. An address is no place for a password: it is seen in lists of processes and mounts.
 
+mod cluster;
 mod layers;
 
 use super::demo::Demo;
+use super::neo::Cluster;
 use super::normal;
 use super::rel::{Kept, Place, Postgres, Rel};
 use super::remote::{Address, TlsFiles};
@@ -37,6 +41,8 @@ pub enum Zurl {
     Zeo(Server),
     /// A database of RelStorage.
     Rel(Rel),
+    /// A NEO cluster.
+    Neo(Cluster),
     /// A database over another one.
     Demo(Box<Demo>),
 }
@@ -50,7 +56,7 @@ pub enum ZurlError {
     /// A scheme for which there is no store.
     #[error(
         "{0}: databases are not supported yet; supported: file://<path to Data.fs>, zeo://<host>:<port>, \
-         postgres://<host>/<database>, sqlite://<directory>, demo:(<base>)/(<changes>)"
+         neo://<cluster>@<host>:<port>, postgres://<host>/<database>, sqlite://<directory>, demo:(<base>)/(<changes>)"
     )]
     Scheme(Box<str>),
     /// No path.
@@ -79,6 +85,16 @@ pub enum ZurlError {
          certificate and its key"
     )]
     Files,
+    /// No certificates of a cluster.
+    #[error(
+        "TLS to a NEO cluster needs ca=, cert= and key= with files in PEM, or $NEO_CA, $NEO_CERT and $NEO_KEY"
+    )]
+    NeoFiles,
+    /// No cluster.
+    #[error(
+        "a neo:// address names a cluster and its masters, with ports and nothing behind them: neo://name@host:port,host:port, not {0:?}"
+    )]
+    Cluster(Box<str>),
     /// No database of a server.
     #[error(
         "a postgres:// address names a server and a database: postgres://user@host:port/db, not {0:?}"
@@ -209,6 +225,11 @@ impl Zurl {
             }
             check("file")?;
             return Ok(Self::File(rest.into()));
+        }
+        let neo = ["neo", "neos"];
+        if let Some(scheme) = neo.into_iter().find(|s| scheme.eq_ignore_ascii_case(s)) {
+            let options: Vec<_> = options.collect();
+            return cluster::read(rest, &options, scheme == "neos", is_strict);
         }
         let rel = ["postgres", "postgresql", "sqlite"];
         if let Some(scheme) = rel.into_iter().find(|s| scheme.eq_ignore_ascii_case(s)) {
@@ -536,7 +557,7 @@ mod tests {
             ("postgres://h/db?history_free=1", "history_free cannot be"),
             ("sqlite://", "needs the directory of main.sqlite3"),
             ("sqlite:///d?poll_interval=0", "poll_interval cannot be"),
-            ("neos://c@h:1", "supported: file://"),
+            ("mysql://h/db", "supported: file://"),
             ("demo:(file://a)", "has two others in parentheses"),
             ("demo:file://a/file://b", "has two others in parentheses"),
             (

@@ -8,6 +8,7 @@ pub mod etag;
 pub mod fs1;
 pub mod fsevent;
 pub mod fuse;
+pub mod neo;
 pub mod pickle;
 pub mod quote;
 pub mod watch;

@@ -1,7 +1,8 @@
 //! A database in two layers, written by Python's DemoStorage, against what ZODB says of each layer.
 
-use super::{Bed, conforms_live, follow, opened_remote, same_history};
+use super::{Bed, conforms_live, conforms_packed, follow, opened_remote, same_history};
 use crate::oracle::{Dir, Dump, make, python, run};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::process::Command;
 use zring::base::{Oid, Tid};
@@ -11,7 +12,17 @@ use zring::store::{Event, LoadError, Store};
 /// Two files.
 struct Layers {
     dir: Dir,
+    /// Up to where changes were packed.
+    packed: Cell<Tid>,
 }
+
+const PACK: &str = "\
+import sys, time
+from ZODB.FileStorage import FileStorage
+from ZODB.serialize import referencesf
+st = FileStorage(sys.argv[1])
+st.pack(time.time(), referencesf, gc=False)
+st.close()";
 
 const DELETE: &str = "\
 import sys
@@ -51,12 +62,18 @@ fn commit(python: &str, code: &str, file: &str, oid: Oid) -> Tid {
     Tid::parse(said.trim().as_bytes()).unwrap_or_else(|| panic!("{why}"))
 }
 
+/// Deletes an object of a file.
+pub(crate) fn delete(python: &str, file: &str, oid: Oid) -> Tid {
+    commit(python, DELETE, file, oid)
+}
+
 impl Layers {
     /// A base with a history, and changes of some transactions.
     fn new(python: &str) -> Self {
         let dir = super::database(python);
         std::fs::rename(dir.file("Data.fs"), dir.file("Base.fs")).unwrap();
-        let this = Self { dir };
+        let packed = Cell::new(Tid::ZERO);
+        let this = Self { dir, packed };
         write(python, &this, "0");
         this
     }
@@ -101,11 +118,24 @@ impl Bed for Layers {
         for oid in oids {
             loads.extend(ats.iter().map(|&at| ((oid, at), below(oid).unwrap())));
         }
+        let has = |oid, txn: &&(Tid, Vec<Oid>)| txn.1.contains(&oid);
         for ((oid, at), said) in changes.loads {
-            match below(oid) {
-                Some(below) if said == "none" => loads.insert((oid, at), below),
-                _ => loads.insert((oid, at), said),
+            let oldest = changes.txns.iter().find(|txn| has(oid, txn)).unwrap().0;
+            // What a pack took is not what was below it.
+            let is_none = said == "none";
+            let said = match below(oid) {
+                _ if is_none && oldest <= self.packed.get() => "gone".to_owned(),
+                Some(below) if is_none => below,
+                _ => said,
             };
+            loads.insert((oid, at), said);
+        }
+        for oid in changes.txns.iter().flat_map(|txn| &txn.1) {
+            let oldest = changes.txns.iter().find(|txn| has(*oid, txn)).unwrap().0;
+            if oldest <= self.packed.get() {
+                let older = loads.range_mut((*oid, Tid::ZERO)..(*oid, oldest));
+                older.for_each(|(_, said)| *said = "gone".to_owned());
+            }
         }
         let mut txns = base.txns;
         txns.extend(changes.txns);
@@ -116,8 +146,12 @@ impl Bed for Layers {
         opened_remote(&self.target())
     }
 
-    fn pack(&self, _: &str) {
-        unreachable!("what a pack of changes takes away is shown as it is in the base");
+    fn pack(&self, python: &str) {
+        let last = Dump::new(python, &self.file()).txns.pop().unwrap().0;
+        let mut command = Command::new(python);
+        let status = command.args(["-c", PACK, &self.file()]).status();
+        assert!(status.unwrap().success(), "the pack failed");
+        self.packed.set(last);
     }
 }
 
@@ -125,7 +159,9 @@ impl Bed for Layers {
 fn layers_of_files_conform() {
     let Some(python) = python() else { return };
     let bed = Layers::new(&python);
-    conforms_live(&python, &bed, |seed| write(&python, &bed, seed));
+    let write = |seed: &str| write(&python, &bed, seed);
+    let live = conforms_live(&python, &bed, write);
+    conforms_packed(&python, &bed, live, write);
 }
 
 /// Deleted in the changes is deleted, from then on; the base's object is shown before.

@@ -163,7 +163,9 @@ fn words(oid: Oid, at: Tid, loaded: Result<Loaded, LoadError>) -> String {
     match loaded {
         Ok(found) => format!("{} {}", found.serial, sha1(&found.data)),
         Err(LoadError::NotYet) => "none".to_owned(),
-        Err(LoadError::NoObject | LoadError::Deleted { .. }) => "gone".to_owned(),
+        Err(LoadError::NoObject | LoadError::Deleted { .. } | LoadError::Gone { .. }) => {
+            "gone".to_owned()
+        }
         Err(error) => panic!("{oid} at {at}: {error}"),
     }
 }

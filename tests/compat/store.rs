@@ -10,7 +10,10 @@
     reason = "tests wait, watch the clock and start processes"
 )]
 
+mod cluster;
 mod layers;
+#[path = "../neo/mod.rs"]
+mod neo;
 mod oracle;
 mod postgres;
 
@@ -326,7 +329,17 @@ fn conforms(python: &str, bed: &impl Bed) {
         let log = bed.file().replace("Data.fs", &format!("{seed}.jsonl"));
         write(python, bed, &log, seed);
     };
-    let (mut store, dump) = conforms_live(python, bed, write);
+    let (store, dump) = conforms_live(python, bed, write);
+    conforms_packed(python, bed, (store, dump), write);
+}
+
+/// What holds when a database is packed that was followed so far.
+fn conforms_packed<B: Bed>(
+    python: &str,
+    bed: &B,
+    (mut store, dump): (B::Store, Dump),
+    write: impl Fn(&str),
+) {
     bed.pack(python);
     let packed = dump.txns.last().unwrap().0;
     write("2");

@@ -17,6 +17,7 @@ mod fs1;
 mod fsevent;
 mod fuse;
 mod mutate;
+mod neo;
 mod object;
 mod pickle;
 mod samples;

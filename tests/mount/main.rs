@@ -28,6 +28,7 @@ mod transport;
 mod visitor;
 
 mod bad_input;
+mod cluster;
 mod command;
 mod commit;
 mod content;
@@ -40,6 +41,8 @@ mod kernel_off;
 mod layers;
 mod limit;
 mod live;
+#[path = "../neo/mod.rs"]
+mod neo;
 mod others;
 #[path = "../compat/postgres.rs"]
 mod postgres;

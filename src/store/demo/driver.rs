@@ -135,7 +135,22 @@ impl Side {
                 self.view = self.store.view();
                 self.view.load(oid, at)
             }
+            Err(LoadError::NotYet) => Err(self.not_yet(oid)),
             loaded => loaded,
+        }
+    }
+}
+
+impl Side {
+    /// What it means that a file has no revision that old: a pack may have taken it.
+    fn not_yet(&self, oid: Oid) -> LoadError {
+        let AnyView::File(view) = &self.view else {
+            return LoadError::NotYet;
+        };
+        match view.oldest_after_pack(oid) {
+            Ok(None) => LoadError::NotYet,
+            Ok(Some(at)) => LoadError::Gone { at },
+            Err(source) => LoadError::Io { pos: 0, source },
         }
     }
 }

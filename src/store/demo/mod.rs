@@ -18,9 +18,9 @@
 //!
 //! # What cannot be told
 //!
-//! Changes that were packed say of a revision that is gone what they say of one that never was, and the base answers. A ZEO
-//! server says the same of objects that were deleted and that it never had: deletions there are the base's again. So it is in
-//! Python.
+//! Where a file of changes was packed, a revision that went is an error, never what the base has. Other databases say of one that
+//! went what they say of one that never was, and the base answers. A ZEO server says the same of objects that were deleted and
+//! that it never had: deletions there are the base's again, as they are in Python.
 
 mod driver;
 mod merge;

@@ -10,6 +10,7 @@ use super::recent::History;
 use super::window::ReadAt;
 use crate::base::{Oid, Tid};
 use crate::store::{LoadError, Loaded, View};
+use crate::wire::fs1::{DATA_HEADER_LEN, DataHeader, Status, TXN_HEADER_LEN, TxnHeader};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -112,6 +113,29 @@ impl FileView {
             batch.complete(read.id, self.read(read.pos, read.len));
         }
         batch.next_done().expect("no reads are left to do").1
+    }
+
+    /// Of an object that has no revision as old as was asked for: the oldest one that it has, if a pack may have taken older ones. Blocks.
+    ///
+    /// # Errors
+    /// Reading failed, or what stands there is no record of it.
+    pub fn oldest_after_pack(&self, oid: Oid) -> io::Result<Option<Tid>> {
+        let wrong = || io::Error::from(io::ErrorKind::InvalidData);
+        let mut next = self.0.index.get(oid);
+        while let Some(pos) = next {
+            let head = self.read(pos, DATA_HEADER_LEN)?;
+            let record = DataHeader::view(&head).ok_or_else(wrong)?;
+            if record.oid() != oid || record.prev() >= pos {
+                return Err(wrong());
+            }
+            next = Some(record.prev()).filter(|&prev| prev != 0);
+            if next.is_none() {
+                let head = self.read(record.tloc(), TXN_HEADER_LEN)?;
+                let txn = TxnHeader::view(&head).ok_or_else(wrong)?;
+                return Ok((txn.status() == Status::Packed).then(|| record.tid()));
+            }
+        }
+        Ok(None)
     }
 
     /// The transactions in (lo, hi], newest first: reads the file backwards, blocking.

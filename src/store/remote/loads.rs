@@ -88,6 +88,12 @@ impl<W> Loads<W> {
         None
     }
 
+    /// Whether somebody waits for it.
+    pub(in crate::store) fn is_wanted(&self, key: Key) -> bool {
+        let entry = self.entries.get(&key);
+        entry.is_some_and(|entry| !entry.waiters.is_empty())
+    }
+
     /// Who waits for what came.
     pub(in crate::store) fn answered(&mut self, key: Key) -> impl Iterator<Item = W> + use<W> {
         let entry = self.entries.remove(&key);

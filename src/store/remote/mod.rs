@@ -1,7 +1,7 @@
 //! A database behind a driver: what control, workers and the command line have of any server, whatever it speaks.
 //!
 //! ```text
-//!   workers --Order--> driver        one thread, which alone talks to the database ([`super::zeo`], [`super::rel`])
+//!   workers --Order--> driver        one thread, which alone talks to the database ([`super::zeo`], [`super::neo`], [`super::rel`], [`super::demo`])
 //!      ^                 |  |
 //!      +----- Came ------+  +-- Happened --> control (`RemoteStore::poll`)
 //! ```
