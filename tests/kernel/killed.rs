@@ -3,9 +3,13 @@
 use crate::child::{Ended, Running};
 use crate::machine::Transport;
 use crate::on_each_transport;
-use crate::stage::{SOON, Stage};
+use crate::stage::{SOON, Stage, WHILE};
 
-on_each_transport!(abort_ends_every_caller, kill_ends_every_caller);
+on_each_transport!(
+    abort_ends_every_caller,
+    kill_ends_every_caller,
+    a_notification_that_waits_outlives_a_kill,
+);
 
 /// Callers of every sort, all of them waiting for an answer.
 fn waiting(stage: &mut Stage) -> Vec<Running> {
@@ -77,4 +81,30 @@ fn kill_ends_every_caller(transport: Transport) {
     stage.kill();
     ended(callers);
     assert!(failed(&stage.send("stat {}/nnew").wait(SOON)));
+}
+
+/// A thread of the daemon waits for a page whose READ the daemon would have to answer, when it is killed (kernel-note 0023).
+fn a_notification_that_waits_outlives_a_kill(transport: Transport) {
+    let Some(mut stage) = Stage::up("kill-store", transport, "") else {
+        return;
+    };
+    assert_eq!(stage.visit("gens {}/data 0 4096 random"), "1x1");
+    stage.ask("park READ 16384 4096");
+    let reader = stage.send("gens {}/data 16384 4096 random");
+    stage.await_parked(1);
+    let store = stage.begin("store 16384 4096");
+    assert_eq!(
+        store.within(WHILE),
+        None,
+        "STORE into a page that is being read"
+    );
+    assert!(
+        !stage.dies_within(WHILE),
+        "a thread that waits for a page was let go: the note is out of date"
+    );
+    stage.abort();
+    assert!(stage.dies_within(SOON), "not even the abort ends it");
+    // With an error, or with what the STORE left in its page (0003).
+    let reader = reader.wait(SOON);
+    assert!(reader.status.is_some(), "{reader}");
 }
