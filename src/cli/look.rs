@@ -158,7 +158,8 @@ pub(super) fn command(args: Args) -> Outcome {
         return tell_sizes(&rest);
     }
     if what == guard::WORDS[1] {
-        return Ok(guard::serve()?);
+        let minor = rest.first().and_then(|minor| minor.to_str()?.parse().ok());
+        return Ok(guard::serve(minor)?);
     }
     if what == delay::WORDS[1] {
         return Ok(delay::serve(&path)?);

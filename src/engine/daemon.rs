@@ -210,6 +210,12 @@ pub fn run(
         Ok(services)
     })?;
     drop(view);
+    let minor = running.connection.device.map(|(_, minor)| minor);
+    if let Err(error) = running.connection.guard.start(minor) {
+        log.warning(format!(
+            "no process can be started that ends what outlives this one: {error}"
+        ));
+    }
     let (shared, workers, notes) = made.expect("start calls it once");
     let transport = match running.transport {
         TransportKind::Plain => 1,

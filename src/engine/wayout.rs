@@ -18,7 +18,6 @@ use super::shared::{Mailbox, ToWorker};
 use crate::base::{NodeId, Unique};
 use crate::iso::Caller;
 use crate::kernel::client::Client;
-use crate::kernel::guard::Guard;
 use crate::kernel::mount::Connection;
 use crate::kernel::notify::tell;
 use crate::kernel::proc;
@@ -103,7 +102,6 @@ pub(super) struct Readers {
     waiters: FxHashMap<Caller, Waiter>,
     /// Clients that are being brought out. Two at a time of one process would let it go on for each other.
     under_way: Vec<(Arc<Client>, Arc<Way>)>,
-    guard: Arc<Guard>,
 }
 
 impl Readers {
@@ -162,10 +160,10 @@ impl Readers {
         let (client, worker) = (Arc::clone(client), worker.clone());
         let connection = Arc::clone(connection);
         let unique: Unique = caller.unique;
-        let guard = Arc::clone(&self.guard);
         let body = move || {
             let answer = || worker.send(ToWorker::WayOut(unique));
             let drop = || dropped(&connection, reader, &way);
+            let guard = &connection.guard;
             // Without a guard too: it would be killed for what is no fault of its.
             guard.begin(client.pid());
             match take(&client, reader.tid, &way, answer, drop) {

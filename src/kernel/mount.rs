@@ -6,6 +6,7 @@
 //! `fuse-backend-rs` can mount too, but it forces `default_permissions` and a READ limit of its own, and asks
 //! the mountpoint itself, which a dead mount does not answer.
 
+use super::guard::Guard;
 use super::mountinfo;
 use crate::base::limit;
 use crate::wire::fuse::abi::{self, init};
@@ -102,6 +103,8 @@ pub struct Connection {
     pub fuse: File,
     spec: MountSpec,
     abort: Option<File>,
+    /// What must not outlive the daemon, in other hands; started by who serves.
+    pub guard: Guard,
     /// Device number of the mount, as in `/sys/class/bdi/<major>:<minor>`.
     pub device: Option<(u32, u32)>,
 }
@@ -123,6 +126,7 @@ impl Connection {
             fuse,
             spec,
             abort,
+            guard: Guard::default(),
             device,
         })
     }
@@ -229,7 +233,7 @@ pub fn abort_minor(minor: u32) -> io::Result<()> {
         .write_all(b"1")
 }
 
-fn open_abort(minor: u32) -> Option<File> {
+pub(super) fn open_abort(minor: u32) -> Option<File> {
     let control = Path::new("/sys/fs/fuse/connections");
     if nix::unistd::geteuid().is_root() && mountinfo::topmost(control).is_none() {
         // Without it a stuck mount could not be ended. Refused in containers: then it stays closed.

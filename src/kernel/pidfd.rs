@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// A process.
@@ -27,6 +27,11 @@ impl PidFd {
         // SAFETY: the kernel has just put this descriptor into our table; nobody else knows it.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
         Ok(Self { fd, pid })
+    }
+
+    /// The descriptor, readable when it has ended.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Sends a signal.

@@ -147,6 +147,15 @@ pub fn state_of(pid: i32) -> String {
     state(&stat)
 }
 
+/// Whether a process is gone, or only its end is left to be seen: its first thread has ended.
+pub fn is_ending(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let letter = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    matches!(letter, None | Some('Z' | 'X'))
+}
+
 /// The state in a line of `stat`: behind the name, which may hold anything.
 fn state(stat: &str) -> String {
     let letter = stat

@@ -262,10 +262,11 @@ fn who_was_stopped_by_a_daemon_that_ends_is_not_left_so() {
     };
     let rig = Rig::new("guard", 60);
     let mut guard = rig.zring();
-    guard.args(["look", "stopped"]);
+    guard.args(["look", "guard"]);
     guard.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut guard = guard.spawn().unwrap();
     let (mut to, mut from) = (guard.stdin.take().unwrap(), guard.stdout.take().unwrap());
+    from.read_exact(&mut [0]).unwrap();
     let mut sleepers = [(); 3].map(|()| rig.command("sleep").arg("60").spawn().unwrap());
     let pids = [0, 1, 2].map(|i: usize| sleepers[i].id());
     for pid in pids {

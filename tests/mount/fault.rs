@@ -29,6 +29,7 @@ on_each_transport!(
     e14_a_child_answers_wrongly,
     nobody_waits_for_a_database_that_failed,
     nobody_waits_for_a_server_that_stops,
+    nobody_waits_for_a_server_that_is_killed,
     d03_l07_e13_nothing_else_waits_for_a_pin,
     d10_opened_by_a_thread_that_ended,
     d12_a_refused_request_leaves_nothing_behind,
@@ -431,6 +432,40 @@ fn nobody_waits_for_a_server_that_stops(transport: Transport) {
     drop((stage.bad, stage.good, stage.other, stage.scene.inside));
     let ended = stage.scene.mount.ended();
     assert!(ended.status.is_some_and(|s| s.success()), "{ended}");
+}
+
+/// The server is killed while a drop of its waits for a READ that waits for a client: without help from outside neither would ever end
+/// (kernel-note 0023).
+fn nobody_waits_for_a_server_that_is_killed(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("killed", 60);
+    let mut stage = Stage::new(&rig, transport);
+    stage.watch("");
+    stage.touch();
+    stage.told();
+    let head = stage.scene.mount.head();
+    stage.scene.base.set(0, BLK, 3);
+    stage.scene.base.commit();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(stage.scene.mount.head(), head, "the drop waits");
+    let Stage {
+        mut scene,
+        bad,
+        good,
+        other,
+        ..
+    } = stage;
+    let (at, began) = (scene.mount.at.clone(), Instant::now());
+    scene.mount.kill();
+    let took = began.elapsed();
+    println!("gone after {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let found = scene.inside.answer(SHORT);
+    assert!(found.starts_with("errno "), "{found}");
+    drop((bad, good, other, scene.inside));
+    rig.umount(&at);
 }
 
 fn d10_opened_by_a_thread_that_ended(transport: Transport) {
