@@ -553,7 +553,7 @@ fn a_start_that_fails_says_why_and_leaves_nothing() {
     for (zurl, text) in [
         ("file:///nowhere/Data.fs", "nowhere"),
         ("/plain/path", "is not a database address"),
-        ("neo://name@localhost:1", "not supported"),
+        ("neo://name@localhost:1", "cannot connect"),
         ("zeo://localhost:1", "cannot connect"),
     ] {
         zurl.clone_into(&mut scene.zurl);
