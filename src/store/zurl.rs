@@ -408,7 +408,7 @@ mod tests {
             let address = Zurl::parse(&format!("{scheme}://"));
             assert!(!matches!(address, Err(ZurlError::Scheme(_))), "{scheme}");
         }
-        assert!(matches!(Zurl::parse("neo://"), Err(ZurlError::Scheme(_))));
+        assert!(matches!(Zurl::parse("mysql://"), Err(ZurlError::Scheme(_))));
     }
 
     #[test]
