@@ -49,7 +49,6 @@ mod retry;
 mod reuse;
 mod rings;
 mod shrink;
-mod starved;
 mod unmount;
 mod wakeup;
 mod withdrawn;
