@@ -33,6 +33,7 @@ mod client;
 mod script;
 mod server;
 mod stage;
+mod starved;
 
 mod attribute;
 mod channel;

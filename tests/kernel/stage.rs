@@ -263,6 +263,16 @@ impl Stage {
         std::fs::write(control, "1").unwrap();
     }
 
+    /// How many rings the server has.
+    pub(crate) fn rings(&self) -> usize {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.server.id())).unwrap();
+        let is_ring = |path: &std::path::PathBuf| path.to_string_lossy().contains("[io_uring]");
+        let links = fds
+            .flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        links.filter(is_ring).count()
+    }
+
     /// SIGKILL to the server, and its end.
     pub(crate) fn kill(&mut self) {
         assert!(self.dies_within(SOON), "the server does not die");
