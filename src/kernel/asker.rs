@@ -15,17 +15,14 @@
 //!
 //! An asker that does not answer in time is left alone, and asked again when it has: meanwhile every question fails at once.
 
-use super::stat;
-use nix::errno::Errno;
+use super::{beside, stat};
 use nix::fcntl::{OFlag, open, openat};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 /// What the program is told to be it.
@@ -35,8 +32,6 @@ const TRIES: usize = 8;
 
 /// Files in one question, 40 bytes each at most: what nobody reads fits into the pipe, so that asking does not wait.
 const QUESTION_MAX: usize = 512;
-/// How long one that was killed may take to be collected.
-const DEATH: Duration = Duration::from_millis(20);
 
 /// Why the kernel could not be told.
 #[derive(Debug, thiserror::Error)]
@@ -110,16 +105,10 @@ impl Asker {
 
     fn start(&self) -> io::Result<Talk> {
         let (major, minor) = self.device;
-        // By this name even if the binary was replaced meanwhile.
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("zring")
-            .args(WORDS)
+        let mut child = beside::command(&WORDS)
             .arg(format!("{major}:{minor}"))
             .arg(&self.mountpoint)
-            .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()?;
         Ok(Talk {
             to: child.stdin.take().expect("it is piped"),
@@ -149,12 +138,8 @@ impl Talk {
         let (mut line, mut byte) = (String::new(), [0]);
         loop {
             // A line comes whole: whoever has its beginning has its end at once.
-            let left = end.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
-            let mut fds = [PollFd::new(self.from.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, timeout) {
-                Err(Errno::EINTR) => continue,
-                Ok(0) if line.is_empty() => return Err(AskError::Late),
+            match beside::is_readable(&self.from, end) {
+                Ok(false) if line.is_empty() => return Err(AskError::Late),
                 Ok(_) => {}
                 Err(_) => return Err(AskError::Ended),
             }
@@ -171,12 +156,7 @@ impl Talk {
 
 impl Drop for Talk {
     fn drop(&mut self) {
-        // One that hangs in the mount dies when that ends, and is collected when we have.
-        let _ = self.child.kill();
-        let end = Instant::now() + DEATH;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
-            super::proc::pause(Duration::from_millis(1));
-        }
+        beside::end(&mut self.child);
     }
 }
 

@@ -5,14 +5,11 @@
 //! program (`zring look delay MOUNTPOINT`), which is killed when nobody wants to know any more, and left alone if it does not die
 //! of that. It ends with the mount, then. Nobody waits for its word, and the last one counts for a second.
 
-use super::{mountinfo, proc};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use super::{beside, mountinfo, proc};
 use nix::sys::signal::Signal;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -26,8 +23,6 @@ const ASK: Duration = Duration::from_millis(200);
 const VALID: Duration = Duration::from_secs(1);
 /// Mounts that are asked.
 const MOUNTS_MAX: usize = 16;
-/// How long one that was killed may take to be collected.
-const DEATH: Duration = Duration::from_millis(20);
 
 /// What servers say.
 #[derive(Debug)]
@@ -50,17 +45,14 @@ impl Delays {
     pub fn of_mounts() -> Self {
         let ours = mountinfo::all().into_iter().filter(|m| m.is_ours());
         Self::listen(ours.take(MOUNTS_MAX).map(|mount| {
-            // By this name even if the binary was replaced meanwhile.
-            let mut look = Command::new("/proc/self/exe");
-            look.arg0("zring").args(WORDS).arg(&mount.path);
+            let mut look = beside::command(&WORDS);
+            look.arg(&mount.path);
             look
         }))
     }
 
     fn listen(commands: impl IntoIterator<Item = Command>) -> Self {
         let start = |mut command: Command| {
-            command.current_dir("/").stdin(Stdio::null());
-            command.stdout(Stdio::piped()).stderr(Stdio::null());
             let mut child = command.spawn().ok()?;
             let pipe = child.stdout.take().expect("it is piped");
             Some((child, pipe))
@@ -92,7 +84,7 @@ impl Said {
                     true
                 }
                 Err(_) => {
-                    end(child);
+                    beside::end(child);
                     false
                 }
             });
@@ -107,23 +99,14 @@ impl Said {
 impl Drop for Said {
     fn drop(&mut self) {
         for (child, _) in &mut self.children {
-            end(child);
+            beside::end(child);
         }
-    }
-}
-
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let end = Instant::now() + DEATH;
-    while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
-        proc::pause(Duration::from_millis(1));
     }
 }
 
 /// The last number that was said since, if there is one.
 fn hear(pipe: &mut ChildStdout) -> io::Result<Option<u64>> {
-    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut fds, PollTimeout::ZERO)? == 0 {
+    if !beside::is_readable(pipe, Instant::now())? {
         return Ok(None);
     }
     // A line comes whole, and is far shorter.
@@ -162,10 +145,11 @@ fn delay_us(stats: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Stdio;
 
     fn says(script: &str) -> Delays {
         let mut shell = Command::new("sh");
-        shell.args(["-c", script]);
+        shell.args(["-c", script]).stdout(Stdio::piped());
         Delays::listen([shell])
     }
 

@@ -21,7 +21,7 @@
 
 use super::mount::open_abort;
 use super::pidfd::PidFd;
-use super::process;
+use super::{beside, process};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,16 +60,10 @@ impl Guard {
     /// # Errors
     /// There is none: what is said above can happen.
     pub fn start(&self, minor: Option<u32>) -> io::Result<()> {
-        // By this name even if the binary was replaced meanwhile.
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("zring")
-            .args(WORDS)
+        let mut child = beside::command(&WORDS)
             .args(minor.map(|minor| minor.to_string()))
-            .current_dir("/")
             .process_group(0)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()?;
         let mut talk = Talk {
             to: child.stdin.take().expect("it is piped"),
@@ -116,19 +110,10 @@ impl Guard {
 
 impl Talk {
     fn answer(&mut self, limit: Duration) -> io::Result<()> {
-        let end = Instant::now() + limit;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
-            let mut fds = [PollFd::new(self.from.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, timeout) {
-                Err(Errno::EINTR) => continue,
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(_) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            return self.from.read_exact(&mut [0]);
+        if !beside::is_readable(&self.from, Instant::now() + limit)? {
+            return Err(io::ErrorKind::TimedOut.into());
         }
+        self.from.read_exact(&mut [0])
     }
 }
 
@@ -191,19 +176,18 @@ pub fn serve(minor: Option<u32>) -> io::Result<()> {
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let mut answer = || output.write_all(b"\n").and_then(|()| output.flush());
     answer()?;
-    let mut text = Vec::new();
+    let (stdin, mut text, mut hears) = (io::stdin(), Vec::new(), true);
     loop {
-        let stdin = io::stdin();
         let mut fds = [
-            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
             PollFd::new(ended.as_fd(), PollFlags::POLLIN),
             PollFd::new(daemon.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds[..2 + usize::from(hears)], PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let [said, signalled, gone] = fds.map(|fd| fd.any().unwrap_or(false));
+        let [signalled, gone, said] = fds.map(|fd| fd.any().unwrap_or(false));
         if gone || signalled && matches!(ended.read_signal(), Ok(Some(_))) && is_ending(parent) {
             break;
         }
@@ -211,11 +195,9 @@ pub fn serve(minor: Option<u32>) -> io::Result<()> {
             continue;
         }
         let mut part = [0; 256];
-        // An end of file: it ends, or wants no guard.
         let len = input.read(&mut part)?;
-        if len == 0 {
-            break;
-        }
+        // The daemon has nothing more to say; its end is to come.
+        hears = len > 0;
         text.extend_from_slice(&part[..len]);
         while let Some(end) = text.iter().position(|&c| c == b'\n') {
             let line: Vec<u8> = text.drain(..=end).collect();
@@ -227,9 +209,7 @@ pub fn serve(minor: Option<u32>) -> io::Result<()> {
     for (process, signal) in stopped.0.values() {
         let _ = process.signal(*signal); // one that is gone needs nothing
     }
-    // One that lives on with its pipe closed is not ending.
     if !daemon.wait(DEATH)
-        && is_ending(parent)
         && let Some(mut abort) = abort
     {
         abort.write_all(b"1")?;

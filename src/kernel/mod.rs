@@ -5,7 +5,7 @@
 //! poll(2). `file` reads the database, `loads` does so where io_uring is forbidden. `notify` writes
 //! notifications, `socket` makes streams to servers, `proc` pins threads and reads what the machine is. `client` is who opened something.
 //! `asker` is a process beside the daemon that enters the mount in its place, `guard` one that lets clients go on in its place, `delay` processes
-//! beside a scan that enter mounts. `wakeup` measures what it costs to wake a thread.
+//! beside a scan that enter mounts (`beside`: how such are started and ended). `wakeup` measures what it costs to wake a thread.
 //! `process` and `pidfd` are for who looks at a mount from outside: what serves it, who holds it, and how they are ended. `stat` and
 //! `chain` are what the ETag engine asks of file systems, `calls` counts it; `pages` is what of a file is in memory.
 //! `watch` tells what changes in a tree, by fanotify or by `inotify`, and opens no file for it; `opens` who opens something there.
@@ -14,6 +14,7 @@
 //! handed on, and dropping it is a bug.
 
 pub mod asker;
+mod beside;
 pub mod calls;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod chain;

@@ -261,11 +261,13 @@ fn who_was_stopped_by_a_daemon_that_ends_is_not_left_so() {
             .map_or('?', |(_, rest)| rest.chars().next().unwrap_or('?'))
     };
     let rig = Rig::new("guard", 60);
-    let mut guard = rig.zring();
-    guard.args(["look", "guard"]);
-    guard.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut guard = guard.spawn().unwrap();
-    let (mut to, mut from) = (guard.stdin.take().unwrap(), guard.stdout.take().unwrap());
+    // In the daemon's place a shell, which keeps the other end of the pipe beyond its death as one does that hangs in it.
+    let mut daemon = rig.command("sh");
+    daemon.args(["-c", "exec 3<&0; \"$@\" <&3 & wait", "sh"]);
+    daemon.arg(zring()).args(["look", "guard"]);
+    daemon.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut daemon = daemon.spawn().unwrap();
+    let (mut to, mut from) = (daemon.stdin.take().unwrap(), daemon.stdout.take().unwrap());
     from.read_exact(&mut [0]).unwrap();
     let mut sleepers = [(); 3].map(|()| rig.command("sleep").arg("60").spawn().unwrap());
     let pids = [0, 1, 2].map(|i: usize| sleepers[i].id());
@@ -278,8 +280,15 @@ fn who_was_stopped_by_a_daemon_that_ends_is_not_left_so() {
         .iter()
         .all(|&pid| state(pid) == 'T')));
     writeln!(to, "! {}\n- {}", pids[1], pids[2]).unwrap();
+    to.flush().unwrap();
+    assert!(
+        pids.iter().all(|&pid| state(pid) == 'T'),
+        "it acts before the daemon ends"
+    );
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert_eq!(from.read(&mut [0]).unwrap(), 0, "it ends");
     drop(to);
-    assert!(guard.wait().unwrap().success());
     assert!(
         becomes_true(SHORT, || state(pids[0]) == 'S'),
         "it is left stopped"

@@ -3,6 +3,7 @@
 //!
 //! D2 and D15 are shown beside the code (`engine::probe` and `engine::retrieval`; `tail::tests::model` has the largest key).
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -285,6 +286,16 @@ fn d14_history_is_forgotten_beside_readers(transport: Transport) {
     scene.stop_after(late);
 }
 
+/// Something lies over the mount until it is taken off by what this gives.
+fn lay_over(rig: &Rig, at: &Path) -> impl FnOnce() {
+    let mut over = rig.command("mount");
+    over.args(["-t", "tmpfs", "tmpfs"]).arg(at);
+    rig.run(&mut over, SHORT).good();
+    let mut off = rig.command("umount");
+    off.arg(at);
+    move || drop(rig.run(&mut off, SHORT).good())
+}
+
 /// D19: there the server looked up names through its own mount, whatever was mounted over it.
 fn d19_mounted_over(transport: Transport) {
     if !transport.is_there() || !root_or_lack("a mount over the mount") {
@@ -295,9 +306,7 @@ fn d19_mounted_over(transport: Transport) {
     let path = scene.base.files[0].head();
     scene.read_all(0);
     scene.inside.ask(&format!("hold {path}"));
-    let mut over = rig.command("mount");
-    over.args(["-t", "tmpfs", "tmpfs"]).arg(&scene.mount.at);
-    rig.run(&mut over, SHORT).good();
+    let take_off = lay_over(&rig, &scene.mount.at);
     let (half, all) = (Duration::from_millis(5), Duration::from_millis(1000));
     churn(&mut scene.base, half, all);
     // The open file is the old mount's still, and up to date before long.
@@ -306,8 +315,7 @@ fn d19_mounted_over(transport: Transport) {
         .collect();
     let question = format!("stamps {path} 0 {}", BLOCKS * 4096);
     let follows = becomes_true(SHORT, || scene.inside.pages(&question) == want);
-    let mut off = rig.command("umount");
-    rig.run(off.arg(&scene.mount.at), SHORT).good();
+    take_off();
     assert!(follows, "commits are not followed below another mount");
     scene.inside.await_head(scene.base.last());
     scene.read_all(0);
@@ -324,9 +332,7 @@ fn d19_mounted_over_files_that_grow(transport: Transport) {
     let path = scene.base.files[0].head();
     scene.read_all(0);
     scene.inside.ask(&format!("hold {path}"));
-    let mut over = rig.command("mount");
-    over.args(["-t", "tmpfs", "tmpfs"]).arg(&scene.mount.at);
-    rig.run(&mut over, SHORT).good();
+    let take_off = lay_over(&rig, &scene.mount.at);
     // Each transaction is seen in the open file before long.
     let mut slowest = Duration::ZERO;
     let mut blocks = BLOCKS;
@@ -340,8 +346,7 @@ fn d19_mounted_over_files_that_grow(transport: Transport) {
         assert!(grows, "the file does not grow");
         slowest = slowest.max(began.elapsed());
     }
-    let mut off = rig.command("umount");
-    rig.run(off.arg(&scene.mount.at), SHORT).good();
+    take_off();
     println!("below another mount: {slowest:?} at most");
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");
     scene.inside.await_head(scene.base.last());

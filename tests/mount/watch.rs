@@ -34,6 +34,7 @@ on_each_transport!(
     e12_a_read_waits_for_its_pins,
     e12_a_fault_goes_on_in_what_is_mapped_then,
     who_waits_for_itself_is_brought_out,
+    pins_wake_no_other_thread_of_the_server,
     e14_bye_is_no_fault,
 );
 
@@ -637,5 +638,45 @@ fn e14_bye_is_no_fault(transport: Transport) {
     std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(client.ask(&format!("pread {oid} 110")), "2");
     assert_eq!(scene.inside.stat("pinkill"), 0);
+    scene.stop_after(client);
+}
+
+/// A pin is told, and its answer heard, by workers: control sleeps through it, but for looks at READs that wait long.
+fn pins_wake_no_other_thread_of_the_server(transport: Transport) {
+    const FIRST: u64 = 10;
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("control", 60);
+    let mut scene = Scene::watched(&rig, transport, "");
+    let client = scene.good_client(&rig, scene.start);
+    scene.change(&(FIRST..FIRST + 90).collect::<Vec<_>>(), 2);
+    let slept = |scene: &Scene<'_>| {
+        let tasks = format!("/proc/{}/task", scene.mount.pid());
+        let status = std::fs::read_dir(tasks).unwrap().flatten();
+        let status = status.map(|task| std::fs::read_to_string(task.path().join("status")));
+        let control = status
+            .flatten()
+            .find(|s| s.starts_with("Name:\tzring-control"));
+        let control = control.unwrap();
+        let line = control
+            .lines()
+            .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let (before, began) = (slept(&scene), Instant::now());
+    for blk in FIRST..FIRST + 90 {
+        scene.begin_read(blk);
+        assert_eq!(scene.inside.answer(SHORT), "2x1");
+    }
+    let (woken, took) = (slept(&scene) - before, began.elapsed());
+    assert_eq!(scene.inside.stat("pin"), 90);
+    // It looks every 30 ms while READs wait, and now and then a worker finds another in its place.
+    let looks = u64::try_from(took.as_millis()).unwrap() / 30 + 1;
+    println!("{woken} times in {took:?}");
+    assert!(
+        woken <= looks + 30,
+        "control woke {woken} times in {took:?}"
+    );
     scene.stop_after(client);
 }
