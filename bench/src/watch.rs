@@ -32,6 +32,12 @@ struct Inside<'m> {
     mounted: &'m Mounted,
 }
 
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let _ = self.told("bye");
+    }
+}
+
 impl<'m> Inside<'m> {
     /// It knows the writer's file, and so many of those beside.
     fn enter(writer: &Writer, mounted: &'m Mounted, files: usize) -> Result<Self> {

@@ -49,6 +49,11 @@ impl Link {
         Ok((&*self.file).write_all(text.as_bytes())?)
     }
 
+    /// It is about to be closed: without a word that is an error.
+    fn bye(&self) -> Result<()> {
+        self.say("1 bye\n")
+    }
+
     /// A message, without its end.
     fn hear(&self) -> Result<String> {
         let mut buf = [0; 256];
@@ -103,12 +108,17 @@ pub fn run(at: &Path, oids: &str) -> Result<()> {
             ["setups", tid, links, keep] => watcher.setups(tid, links.parse()?, keep.parse()?)?,
             ["stats", count] => watcher.stats(count.parse()?)?,
             ["block", blk] => watcher.block(blk.parse()?),
+            ["bye"] => watcher.bye()?,
             _ => bail!("unknown command {line}"),
         };
         println!("{figures}\ndone");
         std::io::stdout().flush()?;
     }
-    Ok(())
+    watcher
+        .link
+        .iter()
+        .chain(&watcher.crowd)
+        .try_for_each(Link::bye)
 }
 
 fn us(since: Instant) -> f64 {
@@ -156,6 +166,15 @@ impl Watcher {
         self.link = Some(link.clone());
         let shared = Arc::clone(&self.shared);
         std::thread::spawn(move || serve(&link, &shared));
+        Ok(String::new())
+    }
+
+    fn bye(&mut self) -> Result<String> {
+        self.link
+            .take()
+            .into_iter()
+            .chain(self.crowd.drain(..))
+            .try_for_each(|link| link.bye())?;
         Ok(String::new())
     }
 
@@ -245,6 +264,8 @@ impl Watcher {
             waited.push(reads);
             if n < keep {
                 self.crowd.push(link);
+            } else {
+                link.bye()?;
             }
         }
         let head = format!("pins {pins}\n");
