@@ -8,6 +8,7 @@ use super::notifier::Store;
 use super::serve::FileService;
 use super::shared::Counters;
 use super::task::{self, Extent, Failure, Job, Look, Task};
+use super::upload::ReadOn;
 use crate::base::limit;
 use crate::base::span::KeySet;
 use crate::base::{BlkNo, NodeId, Oid, Rev, Tid};
@@ -86,7 +87,7 @@ impl FileService {
             Job::Lookup(oid) => self.step_lookup(port, task, *oid),
             Job::Getattr(file) => self.step_getattr(port, task, file),
             Job::Read { file, off, len, .. } => self.step_read(port, task, file, (*off, *len)),
-            Job::Store { file, ranges } => self.step_store(task, file, ranges),
+            Job::Store { file, ranges, then } => self.step_store(task, file, ranges, *then),
         };
         found.unwrap_or_else(|failure| {
             let errno = match (&failure, &task.job) {
@@ -111,7 +112,7 @@ impl FileService {
             }
             Job::Getattr(file) => format!("{file}: @{at}: {failure}"),
             Job::Read { file, off, .. } => self.unread(file, *off, at, failure),
-            Job::Store { file, ranges } => {
+            Job::Store { file, ranges, .. } => {
                 let off = ranges.first().map_or(0, |range| range.start);
                 self.unread(file, off, at, failure)
             }
@@ -334,26 +335,12 @@ impl FileService {
         }
     }
 
-    /// Remembers the blocks of a READ that it did not bring in whole.
-    fn note_touch(&self, file: &FileNode, info: &Info, off: u64, len: usize) {
-        let blksize = info.file.blksize.0;
-        if !blksize.is_multiple_of(4096) || blksize > limit::UPLOAD_BYTES_MAX {
-            return;
-        }
-        let Some(mut touches) = self.shared.touches(self.index) else {
-            return;
-        };
-        for piece in read::pieces(blksize, off, len) {
-            let end = piece.off + piece.len as u64;
-            touches.note(file.id, piece.blk, piece.off, end, blksize);
-        }
-    }
-
     fn step_store(
         &mut self,
         task: &Task,
         file: &Arc<FileNode>,
         ranges: &[Range<u64>],
+        then: Option<ReadOn>,
     ) -> Result<Option<Result<usize, i32>>, Failure> {
         let Some(info) = self.info(task, file.oid, file.id)? else {
             return Ok(None);
@@ -394,7 +381,7 @@ impl FileService {
         let len = usize::try_from(end - base).unwrap_or(usize::MAX);
         let blks = self.unpinned(task, file, &info, (base, len));
         if blks.is_empty() {
-            self.store_pages(pages);
+            self.store_pages(pages, then);
         } else {
             self.store_pinned(file, pages, blks);
         }

@@ -14,24 +14,23 @@ use std::sync::LazyLock;
 const SMALL: usize = 16 << 10;
 /// Small buffers a thread keeps.
 const SMALL_KEPT_MAX: usize = 16;
-/// Bytes of a large buffer: the longest run of a load, or a block of the usual size.
-const LARGE: usize = 2 << 20;
-/// Large buffers kept; more come from the allocator and go back to it.
-const LARGE_KEPT_MAX: usize = 4;
+/// Bytes of the larger ones, and how many of each are kept: the run of a page or two of sub-objects, that of a READ or a piece of
+/// a block, and the longest run of a load or a block of the usual size. More come from the allocator, cleared, and go back to it.
+const LARGE: [(usize, usize); 3] = [(64 << 10, 16), (512 << 10, 12), (2 << 20, 4)];
 
 thread_local! {
     static SMALL_KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 type Pool = (Sender<Vec<u8>>, Receiver<Vec<u8>>);
-static LARGE_KEPT: LazyLock<Pool> = LazyLock::new(|| bounded(LARGE_KEPT_MAX));
+static LARGE_KEPT: LazyLock<[Pool; 3]> = LazyLock::new(|| LARGE.map(|(_, kept)| bounded(kept)));
 
 /// Room for `len` bytes; what is in it means nothing.
 pub fn take(len: usize) -> ReadBuf {
     let (kept, size) = if len <= SMALL {
         (SMALL_KEPT.with_borrow_mut(Vec::pop), SMALL)
-    } else if len <= LARGE {
-        (LARGE_KEPT.1.try_recv().ok(), LARGE)
+    } else if let Some(at) = LARGE.iter().position(|&(size, _)| len <= size) {
+        (LARGE_KEPT[at].1.try_recv().ok(), LARGE[at].0)
     } else {
         (None, len)
     };
@@ -54,16 +53,16 @@ impl AsRef<[u8]> for Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.0);
-        match bytes.len() {
+        if bytes.len() == SMALL {
             // A thread that is ending keeps nothing.
-            SMALL => drop(SMALL_KEPT.try_with(|kept| {
+            let _ = SMALL_KEPT.try_with(|kept| {
                 let mut kept = kept.borrow_mut();
                 if kept.len() < SMALL_KEPT_MAX {
                     kept.push(bytes);
                 }
-            })),
-            LARGE => drop(LARGE_KEPT.0.try_send(bytes)),
-            _ => {}
+            });
+        } else if let Some(at) = LARGE.iter().position(|&(size, _)| bytes.len() == size) {
+            drop(LARGE_KEPT[at].0.try_send(bytes));
         }
     }
 }
@@ -74,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_buffer_lives_as_long_as_a_slice_of_it_and_is_used_again() {
-        for len in [5, 100_000, LARGE + 1] {
+        for len in [5, 50_000, 100_000, 2 << 20, (2 << 20) + 1] {
             let mut buf = take(len);
             buf.fill(7);
             let slice = freeze(buf, len - 1).slice(1..4);

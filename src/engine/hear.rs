@@ -22,6 +22,7 @@ impl FileService {
             ToWorker::WayOut(unique) => self.way_out(port, unique),
             ToWorker::Granted(unique, granted) => self.granted(port, unique, granted),
             ToWorker::Stored(unique) => self.stored(port, unique),
+            ToWorker::ReadOn(on) => self.read_on(port, on),
             ToWorker::Probed => self.probed(port),
             ToWorker::Interrupt(unique) => self.interrupt(port, unique),
             ToWorker::Forgotten(ids) => self.forgotten(&ids),

@@ -12,6 +12,7 @@
 //! notifier takes back the stores of what it drops, and waits for the one under way if that is one of them.
 
 use super::shared::{Mailbox, Shared, ToControl, ToWorker};
+use super::upload::ReadOn;
 use crate::base::limit::{SIZES_DEADLINE_MS, STORE_QUEUE_BYTES_MAX, STORES_MAX};
 use crate::base::{NodeId, Unique};
 use crate::fs::advance::{Drop, Shorter};
@@ -50,13 +51,15 @@ pub(super) enum Store {
     Name(NodeId, String),
     /// Let go of the names of nodes as far as nobody uses them.
     Prune(Vec<NodeId>),
+    /// What was before this is in the page cache: tells a worker.
+    Then(Mailbox<ToWorker>, ReadOn),
 }
 
 impl Store {
     fn bytes(&self) -> usize {
         match self {
             Self::Pages { data, .. } => data.len(),
-            Self::Name(..) | Self::Prune(_) => 0,
+            Self::Name(..) | Self::Prune(_) | Self::Then(..) => 0,
         }
     }
 
@@ -248,6 +251,7 @@ pub(super) fn start(
                     }
                     Store::Name(parent, name) => let_go(&storing, &stores, *parent, name),
                     Store::Prune(nodes) => prune(&storing, &stores, nodes),
+                    Store::Then(worker, on) => worker.send(ToWorker::ReadOn(*on)),
                 }
                 stores.stores.done(&store);
             }

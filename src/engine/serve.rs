@@ -20,7 +20,6 @@ use crate::base::span::KeySet;
 use crate::base::{BlkNo, Fh, NodeId, Oid, Rev, Tid, Unique};
 use crate::fs::cache::Cache;
 use crate::fs::read::Info;
-use crate::fs::touch::Touch;
 use crate::fs::track::{Depends, Note, Trail};
 use crate::fs::tree::{self, FileNode, Node};
 use crate::kernel::mount::Connection;
@@ -36,13 +35,10 @@ use crossbeam_channel::{Receiver, Sender};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How long at least nobody has asked for anything before blocks are stored for readers to come.
-const IDLE: Duration = Duration::from_millis(2);
 /// INTERRUPTs remembered that came before their request.
 const INTERRUPTED_MAX: usize = 64;
 
@@ -356,81 +352,6 @@ impl FileService {
         let future = self.future.iter().map(|(_, unique, _)| *unique);
         let zhead = self.zhead_reads.iter().map(|(_, unique, _)| *unique);
         future.chain(zhead).chain(self.of_links()).collect()
-    }
-
-    /// Stores a block when nobody has asked for anything for a while; tells when to look again.
-    fn store_when_idle(&mut self, port: &mut Port) -> Option<Duration> {
-        if !self.has_touches() {
-            return None;
-        }
-        // Readers may be busy with another worker: storing now would be in their way.
-        let (requests, now) = (self.shared.requests(), Instant::now());
-        if self.quiet.0 != requests {
-            self.quiet = (requests, now);
-        }
-        let left = IDLE.saturating_sub(now - self.quiet.1);
-        if !left.is_zero() {
-            return Some(left);
-        }
-        self.store_one(port);
-        Some(if self.has_touches() {
-            Duration::ZERO
-        } else {
-            IDLE
-        })
-    }
-
-    fn has_touches(&self) -> bool {
-        self.shared
-            .touches(self.index)
-            .is_none_or(|touches| !touches.is_empty())
-    }
-
-    /// The block that was touched last, and what all workers answered of it.
-    fn take_touch(&self) -> Option<Touch> {
-        let mut touch = self.shared.touches(self.index)?.take()?;
-        let others = (0..self.links.workers.len()).filter(|&worker| worker != self.index);
-        for mut theirs in others.filter_map(|worker| self.shared.touches(worker)) {
-            if let Some(other) = theirs.remove(touch.node, touch.blk) {
-                touch.join(&other);
-            }
-        }
-        Some(touch)
-    }
-
-    /// Loads and stores the rest of the block that was touched last.
-    fn store_one(&mut self, port: &mut Port) {
-        if !self.shared.stores.has_room() {
-            return;
-        }
-        let Some(touch) = self.take_touch() else {
-            return;
-        };
-        let (Some(file), Some(info)) = (self.files.get(&touch.node), self.infos.get(&touch.node))
-        else {
-            return;
-        };
-        if self.refuse(file).is_err() {
-            return;
-        }
-        let blksize = info.file.blksize.0;
-        let base = touch.blk.0 * blksize;
-        let len = blksize.min(info.size.saturating_sub(base));
-        let ranges = touch
-            .missing(len)
-            .map(|r| base + r.start..base + r.end)
-            .collect::<Vec<_>>();
-        let aligned = |r: &Range<u64>| {
-            r.start.is_multiple_of(4096) && (r.end.is_multiple_of(4096) || r.end == info.size)
-        };
-        if ranges.is_empty() || !ranges.iter().all(aligned) {
-            return;
-        }
-        let (file, rev) = (Arc::clone(file), file.rev);
-        self.admit(
-            port,
-            Task::new(None, Unique(0), rev, Job::Store { file, ranges }),
-        );
     }
 }
 

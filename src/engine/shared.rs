@@ -9,6 +9,7 @@
 //!   workers --Passed--> control         only when control waits for it
 //!   control --Shorten, Drop--> notifier --Shortened, Dropped--> control
 //!   workers --stores--> storer          drops take back what is queued of theirs
+//!   workers, storer --ReadOn--> workers the rest of a block, one piece after the other
 //!   control, workers --kept pages--> keeper --Stored--> workers
 //!   workers --OfLink--> control         what clients write and read, and READs that may need a pin; heard by the worker itself
 //!                                       where that is brief and control is at rest ([`super::control::Place`])
@@ -28,6 +29,7 @@ use super::opens::Opens;
 use super::presence::Presence;
 use super::probe::Probe;
 use super::pulse::Pulse;
+use super::upload::ReadOn;
 use super::zhead::Zhead;
 use crate::base::limit;
 use crate::base::{NodeId, Oid, Tid, Unique};
@@ -329,6 +331,13 @@ impl Shared {
         self.awaited.load(Ordering::SeqCst) != 0
     }
 
+    /// A worker other than this one that waits for something to do.
+    pub fn idle_beside(&self, worker: usize) -> Option<usize> {
+        let is_idle = |&other: &usize| self.busy[other].0.load(Ordering::Relaxed) == IDLE;
+        let after = (worker + 1..self.busy.len()).chain(0..worker);
+        after.into_iter().find(is_idle)
+    }
+
     /// Whether control wants to know that a worker moved on.
     pub fn is_awaited(&self) -> bool {
         self.awaited.load(Ordering::SeqCst) != 0
@@ -454,6 +463,8 @@ pub enum ToWorker {
     Forgotten(Arc<[NodeId]>),
     /// What an OPEN of this worker waits for is in the page cache.
     Stored(Unique),
+    /// A reader of another worker reads a block from its start: this one stores it from its end.
+    ReadOn(ReadOn),
     /// It is known whether the kernel can be asked for its pages.
     Probed,
     /// A read of `head/watch` returns.

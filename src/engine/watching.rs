@@ -6,7 +6,7 @@
 use super::links::OfLink;
 use super::notifier::Store;
 use super::serve::FileService;
-use super::shared::{Counters, ToControl};
+use super::shared::ToControl;
 use super::task::{self, Task};
 use super::wayout::Reader;
 use crate::base::limit;
@@ -392,7 +392,7 @@ impl FileService {
     pub(super) fn granted(&mut self, port: &mut Port, unique: Unique, granted: bool) {
         if let Some(pages) = self.watching.take_held(unique, self.taken) {
             if let Some(pages) = pages.filter(|_| granted) {
-                self.store_pages(pages);
+                self.store_pages(pages, None);
             }
             return;
         }
@@ -413,20 +413,12 @@ impl FileService {
         self.read_ready(port, held, &file, (off, len));
     }
 
-    /// Pages go to the page cache.
-    pub(super) fn store_pages(&mut self, pages: Vec<Store>) {
-        for store in pages {
-            self.shared.stores.push(store);
-        }
-        Counters::add(&self.counters().stores, 1);
-    }
-
     /// The node of a file that the kernel forgot is of no interest any more.
     pub(super) fn forget_storing(&mut self, ids: &[NodeId]) {
         self.watching.storing.retain(|storing| {
             !storing.pages.iter().any(|store| match store {
                 Store::Pages { node, .. } => ids.contains(node),
-                Store::Name(..) | Store::Prune(_) => false,
+                Store::Name(..) | Store::Prune(_) | Store::Then(..) => false,
             })
         });
     }

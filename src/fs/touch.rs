@@ -6,6 +6,9 @@
 //! there first, and the note goes. A burst over many blocks keeps the latest [`NOTES_MAX`]; dropping one
 //! costs later READs, never correctness.
 //!
+//! A reader in order is met from the other side: somebody who has nothing to do takes the last piece that is missing, again and
+//! again. What is left to the reader, and what lies behind the block, is not touched: neighbours are nobody's wish.
+//!
 //! READs of one reader may come to several workers. Each notes what it answered; whoever stores a block takes the
 //! others' notes of it first.
 
@@ -17,6 +20,10 @@ use std::ops::Range;
 const NOTES_MAX: usize = 64;
 /// Separate ranges remembered per block; one more joins the nearest.
 const RANGES_MAX: usize = 8;
+/// Bytes of one piece: a page that a reader wants next is not locked for longer than it takes to store so many.
+const PIECE_BYTES: u64 = 256 << 10;
+/// Bytes before a reader that are left to it: as many as the kernel asks for ahead, which may be on their way.
+const LEFT_BYTES: u64 = 128 << 10;
 
 /// A block that was touched and not yet stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +35,10 @@ pub struct Touch {
     /// Byte ranges of the block that READs brought in, sorted and apart.
     covered: [(u64, u64); RANGES_MAX],
     ranges: usize,
+    /// Where the last READ ended.
+    end: u64,
+    /// Somebody was told of the reader.
+    is_told: bool,
 }
 
 impl Touch {
@@ -79,19 +90,23 @@ impl Touch {
 #[derive(Debug)]
 pub struct Touches {
     notes: VecDeque<Touch>,
+    /// The block that a reader in order came to the end of last.
+    done: Option<(NodeId, BlkNo)>,
 }
 
 impl Default for Touches {
     fn default() -> Self {
         Self {
             notes: VecDeque::with_capacity(NOTES_MAX + 1),
+            done: None,
         }
     }
 }
 
 impl Touches {
-    /// A READ brought `[lo, hi)` of a block of `len` bytes into the page cache.
-    pub fn note(&mut self, node: NodeId, blk: BlkNo, lo: u64, hi: u64, len: u64) {
+    /// A READ brought `[lo, hi)` of a block of `len` bytes into the page cache. True, once for a block, if it began where the last
+    /// one ended, and much is missing still.
+    pub fn note(&mut self, node: NodeId, blk: BlkNo, lo: u64, hi: u64, len: u64) -> bool {
         // Readers mostly go on where they were: the latest note first.
         let found = self
             .notes
@@ -100,13 +115,18 @@ impl Touches {
         if let Some(at) = found {
             let touch = &mut self.notes[at];
             touch.cover(lo, hi);
+            let is_told = touch.is_told;
+            touch.is_told |= lo == touch.end && hi + LEFT_BYTES + PIECE_BYTES <= len;
+            touch.end = hi;
+            let tell = touch.is_told && !is_told;
             if touch.missing(len).next().is_none() {
+                self.done = touch.is_told.then_some((node, blk));
                 self.notes.remove(at);
             }
-            return;
+            return tell;
         }
         if lo == 0 && hi >= len {
-            return;
+            return false;
         }
         if self.notes.len() == NOTES_MAX {
             self.notes.pop_front();
@@ -116,9 +136,39 @@ impl Touches {
             blk,
             covered: [(0, 0); RANGES_MAX],
             ranges: 0,
+            end: hi,
+            is_told: lo == 0 && self.done == blk.0.checked_sub(1).map(|b| (node, BlkNo(b))),
         };
         touch.cover(lo, hi);
+        let tell = touch.is_told;
         self.notes.push_back(touch);
+        tell
+    }
+
+    /// The last piece that is missing of a block of `len` bytes, if that is not what its reader comes to next. It counts as read
+    /// from now on.
+    pub fn take_last(&mut self, node: NodeId, blk: BlkNo, len: u64) -> Option<Range<u64>> {
+        let mut notes = self.notes.iter_mut();
+        let touch = notes.rfind(|t| t.blk == blk && t.node == node)?;
+        let gap = touch.missing(len).last()?;
+        let from = (gap.start + LEFT_BYTES).max(gap.end.saturating_sub(PIECE_BYTES));
+        let piece = from.next_multiple_of(4096)..gap.end;
+        if piece.is_empty() {
+            return None;
+        }
+        touch.cover(piece.start, piece.end);
+        Some(piece)
+    }
+
+    /// Takes over another worker's note of a block that is noted here.
+    pub fn adopt(&mut self, theirs: &mut Self, node: NodeId, blk: BlkNo) {
+        let mut notes = self.notes.iter_mut();
+        let own = notes.rfind(|t| t.blk == blk && t.node == node);
+        if let Some(own) = own
+            && let Some(other) = theirs.remove(node, blk)
+        {
+            own.join(&other);
+        }
     }
 
     /// The block touched last, to be stored now.
@@ -188,6 +238,65 @@ mod tests {
             touches.note(NodeId(70), BlkNo(0), at, at + 16, 64);
         }
         assert!(touches.is_empty());
+    }
+
+    #[test]
+    fn a_reader_in_order_is_met_from_the_other_side() {
+        const LEN: u64 = 2 << 20;
+        let (node, blk) = (NodeId(70), BlkNo(3));
+        let mut touches = Touches::default();
+        let mut told = 0;
+        let mut read = |touches: &mut Touches, at: u64| {
+            told += u64::from(touches.note(node, blk, at, at + LEFT_BYTES, LEN));
+            told
+        };
+        assert_eq!(read(&mut touches, 0), 0, "one READ has no order");
+        assert_eq!(read(&mut touches, LEFT_BYTES), 1);
+        assert_eq!(read(&mut touches, 2 * LEFT_BYTES), 1, "told once");
+        let mut stored = Vec::new();
+        while let Some(piece) = touches.take_last(node, blk, LEN) {
+            stored.push(piece);
+        }
+        assert_eq!(stored[0], LEN - PIECE_BYTES..LEN);
+        assert!(stored.windows(2).all(|w| w[1].end == w[0].start));
+        let last = stored.last().unwrap().start;
+        assert_eq!(
+            last,
+            4 * LEFT_BYTES,
+            "what the reader asks for next is left to it"
+        );
+        assert!(!touches.is_empty());
+        read(&mut touches, 3 * LEFT_BYTES);
+        assert!(touches.is_empty());
+        assert_eq!(touches.take_last(node, blk, LEN), None);
+    }
+
+    #[test]
+    fn nobody_is_told_of_readers_that_are_not_in_order_or_nearly_done() {
+        const LEN: u64 = 1 << 20;
+        let (node, blk) = (NodeId(70), BlkNo(0));
+        let mut touches = Touches::default();
+        for at in [0, 4 * LEFT_BYTES, 2 * LEFT_BYTES] {
+            assert!(!touches.note(node, blk, at, at + LEFT_BYTES, LEN));
+        }
+        let mut touches = Touches::default();
+        let near = LEN - LEFT_BYTES - PIECE_BYTES;
+        assert!(!touches.note(node, blk, 0, near, LEN));
+        assert!(!touches.note(node, blk, near, near + 4096, LEN));
+    }
+
+    #[test]
+    fn the_end_of_a_file_is_no_whole_page() {
+        let (node, blk) = (NodeId(70), BlkNo(0));
+        let mut touches = Touches::default();
+        touches.note(node, blk, 0, 4096, 1 << 20);
+        let len = 4096 + LEFT_BYTES + 5000;
+        assert_eq!(
+            touches.take_last(node, blk, len),
+            Some(4096 + LEFT_BYTES..len)
+        );
+        touches.note(node, BlkNo(1), 0, 4096, 1 << 20);
+        assert_eq!(touches.take_last(node, BlkNo(1), 4096 + LEFT_BYTES), None);
     }
 
     #[test]

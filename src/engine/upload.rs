@@ -1,0 +1,207 @@
+//! Blocks of which a reader wanted a part go to the page cache whole.
+//!
+//! ```text
+//!   a first touch      the rest is stored when nobody has asked for anything for a while ([`crate::fs::touch`])
+//!   a reader in order  another worker, if one has nothing to do, stores the block from its end at once, one piece after the other,
+//!                      until it meets the reader
+//! ```
+//!
+//! The second is for speed: the kernel asks ahead from the CPU of the reader, and so its requests come to the worker of that CPU.
+//! A piece is asked for when the one before it is stored, so that none is long in memory, and a worker that is asked something
+//! by others lets it be.
+
+use super::notifier::Store;
+use super::serve::FileService;
+use super::shared::{Counters, ToWorker};
+use super::task::{Job, Task};
+use crate::base::{BlkNo, NodeId, Unique, limit};
+use crate::fs::read::{self, Info};
+use crate::fs::touch::Touch;
+use crate::fs::tree::{FileNode, Node};
+use crate::kernel::port::Port;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long at least nobody has asked for anything before blocks are stored for readers to come.
+const IDLE: Duration = Duration::from_millis(2);
+
+/// The rest of a block, for a worker whose readers want nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadOn {
+    /// Whose reader it is: the worker that has the notes.
+    reader: usize,
+    node: NodeId,
+    blk: BlkNo,
+    /// Bytes of the block that the file has.
+    len: u64,
+    blksize: u64,
+    /// Requests that the worker it is for had answered: one more, and it has others to serve.
+    requests: u64,
+    is_first: bool,
+}
+
+impl FileService {
+    /// Remembers the blocks of a READ that it did not bring in whole.
+    pub(super) fn note_touch(&self, file: &FileNode, info: &Info, off: u64, len: usize) {
+        let blksize = info.file.blksize.0;
+        if !blksize.is_multiple_of(4096) || blksize > limit::UPLOAD_BYTES_MAX {
+            return;
+        }
+        let Some(mut touches) = self.shared.touches(self.index) else {
+            return;
+        };
+        for piece in read::pieces(blksize, off, len) {
+            let (blk, end) = (piece.blk, piece.off + piece.len as u64);
+            let in_order = touches.note(file.id, blk, piece.off, end, blksize);
+            // What a server sends is kept by the worker that asked: another one would ask again.
+            if !in_order || self.view.is_remote() {
+                continue;
+            }
+            let Some(idle) = self.shared.idle_beside(self.index) else {
+                continue;
+            };
+            for mut theirs in self
+                .others()
+                .filter_map(|worker| self.shared.touches(worker))
+            {
+                touches.adopt(&mut theirs, file.id, blk);
+            }
+            let (reader, node, is_first) = (self.index, file.id, true);
+            let base = blk.0 * blksize;
+            self.links.workers[idle].send(ToWorker::ReadOn(ReadOn {
+                reader,
+                node,
+                blk,
+                len: blksize.min(info.size.saturating_sub(base)),
+                blksize,
+                requests: self.shared.counters[idle].requests.load(Ordering::Relaxed),
+                is_first,
+            }));
+        }
+    }
+
+    /// Stores the last piece that is missing of a block.
+    pub(super) fn read_on(&mut self, port: &mut Port, on: ReadOn) {
+        let is_wanted = self.counters().requests.load(Ordering::Relaxed) != on.requests;
+        if is_wanted || !self.shared.stores.has_room() {
+            return;
+        }
+        let piece = self.shared.touches(on.reader);
+        let Some(piece) = piece.and_then(|mut t| t.take_last(on.node, on.blk, on.len)) else {
+            return;
+        };
+        let Ok(Node::File(file)) = self.node(on.node) else {
+            return;
+        };
+        if self.refuse(&file).is_err() {
+            return;
+        }
+        let base = on.blk.0 * on.blksize;
+        let piece = base + piece.start..base + piece.end;
+        let ranges = std::iter::once(piece).collect();
+        let then = Some(on);
+        let rev = file.rev;
+        let job = Job::Store { file, ranges, then };
+        self.admit(port, Task::new(None, Unique(0), rev, job));
+    }
+
+    /// Pages go to the page cache, and then it goes on.
+    pub(super) fn store_pages(&self, pages: Vec<Store>, then: Option<ReadOn>) {
+        for store in pages {
+            self.shared.stores.push(store);
+        }
+        if then.is_none_or(|on| on.is_first) {
+            Counters::add(&self.counters().stores, 1);
+        }
+        if let Some(on) = then {
+            let own = self.links.workers[self.index].clone();
+            let is_first = false;
+            self.shared
+                .stores
+                .push(Store::Then(own, ReadOn { is_first, ..on }));
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let own = self.index;
+        (0..self.links.workers.len()).filter(move |&worker| worker != own)
+    }
+
+    /// Stores a block when nobody has asked for anything for a while; tells when to look again.
+    pub(super) fn store_when_idle(&mut self, port: &mut Port) -> Option<Duration> {
+        if !self.has_touches() {
+            return None;
+        }
+        // Readers may be busy with another worker: storing now would be in their way.
+        let (requests, now) = (self.shared.requests(), Instant::now());
+        if self.quiet.0 != requests {
+            self.quiet = (requests, now);
+        }
+        let left = IDLE.saturating_sub(now - self.quiet.1);
+        if !left.is_zero() {
+            return Some(left);
+        }
+        self.store_one(port);
+        Some(if self.has_touches() {
+            Duration::ZERO
+        } else {
+            IDLE
+        })
+    }
+
+    fn has_touches(&self) -> bool {
+        self.shared
+            .touches(self.index)
+            .is_none_or(|touches| !touches.is_empty())
+    }
+
+    /// The block that was touched last, and what all workers answered of it.
+    fn take_touch(&self) -> Option<Touch> {
+        let mut touch = self.shared.touches(self.index)?.take()?;
+        for mut theirs in self
+            .others()
+            .filter_map(|worker| self.shared.touches(worker))
+        {
+            if let Some(other) = theirs.remove(touch.node, touch.blk) {
+                touch.join(&other);
+            }
+        }
+        Some(touch)
+    }
+
+    /// Loads and stores the rest of the block that was touched last.
+    fn store_one(&mut self, port: &mut Port) {
+        if !self.shared.stores.has_room() {
+            return;
+        }
+        let Some(touch) = self.take_touch() else {
+            return;
+        };
+        let (Some(file), Some(info)) = (self.files.get(&touch.node), self.infos.get(&touch.node))
+        else {
+            return;
+        };
+        if self.refuse(file).is_err() {
+            return;
+        }
+        let blksize = info.file.blksize.0;
+        let base = touch.blk.0 * blksize;
+        let len = blksize.min(info.size.saturating_sub(base));
+        let ranges = touch
+            .missing(len)
+            .map(|r| base + r.start..base + r.end)
+            .collect::<Vec<_>>();
+        let aligned = |r: &Range<u64>| {
+            r.start.is_multiple_of(4096) && (r.end.is_multiple_of(4096) || r.end == info.size)
+        };
+        if ranges.is_empty() || !ranges.iter().all(aligned) {
+            return;
+        }
+        let (file, rev) = (Arc::clone(file), file.rev);
+        let then = None;
+        let job = Job::Store { file, ranges, then };
+        self.admit(port, Task::new(None, Unique(0), rev, job));
+    }
+}
