@@ -14,16 +14,22 @@ use std::sync::LazyLock;
 const SMALL: usize = 16 << 10;
 /// Small buffers a thread keeps.
 const SMALL_KEPT_MAX: usize = 16;
-/// Bytes of the larger ones, and how many of each are kept: the run of a page or two of sub-objects, that of a READ or a piece of
-/// a block, and the longest run of a load or a block of the usual size. More come from the allocator, cleared, and go back to it.
-const LARGE: [(usize, usize); 3] = [(64 << 10, 16), (512 << 10, 12), (2 << 20, 4)];
+/// Bytes of the larger ones, and how many of each are kept: parts of a run of sub-objects, those of a READ of 128 KiB, those of a piece
+/// of a block, the longest run of a load or a block of the usual size. More come from the allocator, cleared, and go back to it, which
+/// costs more than what is read into them.
+const LARGE: [(usize, usize); 4] = [
+    (64 << 10, 16),
+    (160 << 10, 24),
+    (320 << 10, 16),
+    (2 << 20, 4),
+];
 
 thread_local! {
     static SMALL_KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 type Pool = (Sender<Vec<u8>>, Receiver<Vec<u8>>);
-static LARGE_KEPT: LazyLock<[Pool; 3]> = LazyLock::new(|| LARGE.map(|(_, kept)| bounded(kept)));
+static LARGE_KEPT: LazyLock<[Pool; 4]> = LazyLock::new(|| LARGE.map(|(_, kept)| bounded(kept)));
 
 /// Room for `len` bytes; what is in it means nothing.
 pub fn take(len: usize) -> ReadBuf {

@@ -2,7 +2,7 @@
 //!
 //! `daemon` is one mount from start to end. `start` turns a mountpoint into a connection and pinned workers;
 //! `worker` is the loop of one of them, which drives any [`worker::Service`]; `serve` is the file system as such a
-//! service, with `names`, `hear`, `answer`, `task`, `loading`, `ahead`, `upload` and `buffer` behind it. `control` moves head, `follow` is how it waits,
+//! service, with `names`, `hear`, `answer`, `task`, `loading`, `ahead`, `upload`, `listen` and `buffer` behind it. `control` moves head, `follow` is how it waits,
 //! `notifier` writes notifications, `log` lines (`glog`: as the drop-in server does). `pulse` tells whether these two go on, `presence` whether a client is left,
 //! `quit` says what every thread does before it ends the daemon. `shared` is what they share and tell each other. `etag` is the
 //! bulk ETag engine, which has nothing to do with any of these.
@@ -19,6 +19,7 @@ mod hear;
 mod history;
 mod killed;
 pub mod links;
+mod listen;
 mod loading;
 pub mod log;
 mod names;

@@ -568,6 +568,9 @@ impl Service for FileService {
         if self.shared.leave(self.index) {
             self.links.control.send(ToControl::Look);
         }
+        if self.watching.listens() {
+            return Some(Duration::ZERO);
+        }
         wait
     }
 

@@ -255,10 +255,17 @@ impl Shared {
         }
     }
 
-    /// Notes of a worker, for itself, and for another that stores a block. `None` when somebody has them just now:
-    /// nobody waits for them, a note that is lost costs a store.
+    /// Notes of a worker, for itself, and for another that stores a block. `None` when somebody has them for longer than it takes to
+    /// note something: nobody waits for them, a note that is lost costs a store.
     pub fn touches(&self, worker: usize) -> Option<MutexGuard<'_, Touches>> {
-        self.touches[worker].0.try_lock().ok()
+        const TRIES: u32 = 100;
+        (0..TRIES).find_map(|_| {
+            let notes = self.touches[worker].0.try_lock().ok();
+            if notes.is_none() {
+                std::hint::spin_loop();
+            }
+            notes
+        })
     }
 
     /// Names and nodes; held for one operation on them, never across anything that waits.

@@ -52,6 +52,7 @@ impl FileService {
         let Some(mut touches) = self.shared.touches(self.index) else {
             return;
         };
+        let mut told = None;
         for piece in read::pieces(blksize, off, len) {
             let (blk, end) = (piece.blk, piece.off + piece.len as u64);
             let in_order = touches.note(file.id, blk, piece.off, end, blksize);
@@ -62,15 +63,11 @@ impl FileService {
             let Some(idle) = self.shared.idle_beside(self.index) else {
                 continue;
             };
-            for mut theirs in self
-                .others()
-                .filter_map(|worker| self.shared.touches(worker))
-            {
-                touches.adopt(&mut theirs, file.id, blk);
-            }
+            let theirs = self.others().filter_map(|other| self.shared.touches(other));
+            touches.told(file.id, blk, theirs);
             let (reader, node, is_first) = (self.index, file.id, true);
             let base = blk.0 * blksize;
-            self.links.workers[idle].send(ToWorker::ReadOn(ReadOn {
+            let on = ReadOn {
                 reader,
                 node,
                 blk,
@@ -78,7 +75,12 @@ impl FileService {
                 blksize,
                 requests: self.shared.counters[idle].requests.load(Ordering::Relaxed),
                 is_first,
-            }));
+            };
+            told = Some((idle, on));
+        }
+        drop(touches);
+        if let Some((idle, on)) = told {
+            self.links.workers[idle].send(ToWorker::ReadOn(on));
         }
     }
 

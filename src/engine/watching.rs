@@ -4,6 +4,7 @@
 //! there (I4). What it was made from is noted before: so a watch that begins meanwhile is told of it by control itself.
 
 use super::links::OfLink;
+use super::listen::Listener;
 use super::notifier::Store;
 use super::serve::FileService;
 use super::shared::ToControl;
@@ -56,12 +57,18 @@ pub(super) struct Watching {
     numbers: u64,
     /// Something lies there for control.
     told: Cell<bool>,
+    listener: Listener,
 }
 
 impl Watching {
     /// Whether something was told to control since the last time.
     pub(super) fn take_told(&self) -> bool {
         self.told.take()
+    }
+
+    /// Whether an answer to a pin may come so soon that sleeping is not worth it.
+    pub(super) fn listens(&mut self) -> bool {
+        self.listener.goes_on()
     }
 
     /// Whether no READ waits for pins.
@@ -192,6 +199,10 @@ impl FileService {
         else {
             return self.reply(port, held, Err(libc::EIO));
         };
+        if data.ends_with(b" ack\n") {
+            // The next pin comes soon, if a reader goes from block to block.
+            self.watching.listener.begin();
+        }
         let write = OfLink::Write(LinkId(fh.0), self.caller(unique), tid, data.to_vec());
         let user = self.other(uid);
         let user_max = self.shared.links.user_waiting();
@@ -346,6 +357,7 @@ impl FileService {
             off,
             len,
         });
+        self.watching.listener.begin();
         self.tell_links(OfLink::Ask(self.caller(unique), oid, blks, Some(reader)));
     }
 
@@ -407,6 +419,9 @@ impl FileService {
             len,
             ..
         } = pinning.swap_remove(at);
+        if pinning.is_empty() {
+            self.watching.listener.end();
+        }
         if !granted {
             return self.reply(port, held, Err(libc::EIO));
         }

@@ -104,9 +104,10 @@ impl Default for Touches {
 }
 
 impl Touches {
-    /// A READ brought `[lo, hi)` of a block of `len` bytes into the page cache. True, once for a block, if it began where the last
-    /// one ended, and much is missing still.
+    /// A READ brought `[lo, hi)` of a block of `len` bytes into the page cache. True if it began where the last one ended, much is
+    /// missing still, and nobody was told yet.
     pub fn note(&mut self, node: NodeId, blk: BlkNo, lo: u64, hi: u64, len: u64) -> bool {
+        let much = hi + LEFT_BYTES + PIECE_BYTES <= len;
         // Readers mostly go on where they were: the latest note first.
         let found = self
             .notes
@@ -115,10 +116,8 @@ impl Touches {
         if let Some(at) = found {
             let touch = &mut self.notes[at];
             touch.cover(lo, hi);
-            let is_told = touch.is_told;
-            touch.is_told |= lo == touch.end && hi + LEFT_BYTES + PIECE_BYTES <= len;
-            touch.end = hi;
-            let tell = touch.is_told && !is_told;
+            let in_order = std::mem::replace(&mut touch.end, hi) == lo;
+            let tell = in_order && much && !touch.is_told;
             if touch.missing(len).next().is_none() {
                 self.done = touch.is_told.then_some((node, blk));
                 self.notes.remove(at);
@@ -137,12 +136,31 @@ impl Touches {
             covered: [(0, 0); RANGES_MAX],
             ranges: 0,
             end: hi,
-            is_told: lo == 0 && self.done == blk.0.checked_sub(1).map(|b| (node, BlkNo(b))),
+            is_told: false,
         };
         touch.cover(lo, hi);
-        let tell = touch.is_told;
         self.notes.push_back(touch);
-        tell
+        let before = blk.0.checked_sub(1).map(|blk| (node, BlkNo(blk)));
+        lo == 0 && much && self.done == before && before.is_some()
+    }
+
+    /// Somebody was told of the reader of a block that is noted here; takes over another worker's note of it.
+    pub fn told<'t>(
+        &mut self,
+        node: NodeId,
+        blk: BlkNo,
+        others: impl Iterator<Item = std::sync::MutexGuard<'t, Self>>,
+    ) {
+        let mut notes = self.notes.iter_mut();
+        let Some(own) = notes.rfind(|t| t.blk == blk && t.node == node) else {
+            return;
+        };
+        own.is_told = true;
+        for mut theirs in others {
+            if let Some(other) = theirs.remove(node, blk) {
+                own.join(&other);
+            }
+        }
     }
 
     /// The last piece that is missing of a block of `len` bytes, if that is not what its reader comes to next. It counts as read
@@ -158,17 +176,6 @@ impl Touches {
         }
         touch.cover(piece.start, piece.end);
         Some(piece)
-    }
-
-    /// Takes over another worker's note of a block that is noted here.
-    pub fn adopt(&mut self, theirs: &mut Self, node: NodeId, blk: BlkNo) {
-        let mut notes = self.notes.iter_mut();
-        let own = notes.rfind(|t| t.blk == blk && t.node == node);
-        if let Some(own) = own
-            && let Some(other) = theirs.remove(node, blk)
-        {
-            own.join(&other);
-        }
     }
 
     /// The block touched last, to be stored now.
@@ -245,14 +252,13 @@ mod tests {
         const LEN: u64 = 2 << 20;
         let (node, blk) = (NodeId(70), BlkNo(3));
         let mut touches = Touches::default();
-        let mut told = 0;
-        let mut read = |touches: &mut Touches, at: u64| {
-            told += u64::from(touches.note(node, blk, at, at + LEFT_BYTES, LEN));
-            told
+        let read = |touches: &mut Touches, n: u64| {
+            touches.note(node, blk, n * LEFT_BYTES, (n + 1) * LEFT_BYTES, LEN)
         };
-        assert_eq!(read(&mut touches, 0), 0, "one READ has no order");
-        assert_eq!(read(&mut touches, LEFT_BYTES), 1);
-        assert_eq!(read(&mut touches, 2 * LEFT_BYTES), 1, "told once");
+        assert!(!read(&mut touches, 0), "one READ has no order");
+        assert!(read(&mut touches, 1));
+        assert!(read(&mut touches, 2), "nobody was told yet");
+        touches.told(node, blk, std::iter::empty());
         let mut stored = Vec::new();
         while let Some(piece) = touches.take_last(node, blk, LEN) {
             stored.push(piece);
@@ -266,9 +272,12 @@ mod tests {
             "what the reader asks for next is left to it"
         );
         assert!(!touches.is_empty());
-        read(&mut touches, 3 * LEFT_BYTES);
+        assert!(!read(&mut touches, 3), "told once");
         assert!(touches.is_empty());
+        let next = touches.note(node, BlkNo(4), 0, LEFT_BYTES, LEN);
+        assert!(next, "it goes on in the next block");
         assert_eq!(touches.take_last(node, blk, LEN), None);
+        assert!(!touches.note(node, BlkNo(9), 0, LEFT_BYTES, LEN));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! Nothing waits but [`Ring::wait`]: what the kernel does not take now, as it has no memory or no room for completions, is kept in order
 //! and goes with a later wait, when completions have been reaped.
 
-use io_uring::{IoUring, cqueue, opcode, squeue::Entry128, types};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue::Entry128, types};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -211,12 +211,31 @@ impl Ring {
                 }
             }
         }
-        match self.inner.submitter().submit_with_args(1, &args) {
+        let entered = if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            self.look()
+        } else {
+            self.inner.submitter().submit_with_args(1, &args)
+        };
+        match entered {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
                 _ => Err(error),
             },
+        }
+    }
+
+    /// Submits, and lets the kernel complete what it can without waiting: a timeout of nothing would have it sleep and be woken.
+    fn look(&mut self) -> io::Result<usize> {
+        let queued = u32::try_from(self.inner.submission().len()).unwrap_or(u32::MAX);
+        // SAFETY: what is queued was pushed under the contract of `push`; no argument is passed.
+        unsafe {
+            self.inner.submitter().enter::<libc::sigset_t>(
+                queued,
+                0,
+                EnterFlags::GETEVENTS.bits(),
+                None,
+            )
         }
     }
 
