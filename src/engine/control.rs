@@ -566,7 +566,7 @@ impl Work {
             let Some((blksize, seen)) = self.history.given(node, blk) else {
                 continue;
             };
-            if !seen.is_whole(pagecache::pages(blksize)) {
+            if !seen.may_be_whole(pagecache::pages(blksize)) {
                 continue; // the kernel cannot have all of it
             }
             let (Some(oid), Some(rev)) =

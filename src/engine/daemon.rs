@@ -12,7 +12,7 @@ use super::log::Log;
 use super::notifier::{self, Inboxes};
 use super::quit;
 use super::serve::{FileService, Links};
-use super::shared::{Mailbox, Setup, Shared, ToControl, ToWorker};
+use super::shared::{Mailbox, RINGS, Setup, Shared, ToControl, ToWorker};
 use super::start::{self, Choice, StartError};
 use crate::fs::attr::{Access, Owner};
 use crate::iso::Rules;
@@ -220,7 +220,7 @@ pub fn run(
     let transport = match running.transport {
         TransportKind::Plain => 1,
         TransportKind::Dev => 2,
-        TransportKind::Uring => 3,
+        TransportKind::Uring => RINGS,
     };
     shared.transport.store(transport, Ordering::Relaxed);
     if let Some(kb) = options.read_ahead_kb

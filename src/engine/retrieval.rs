@@ -126,7 +126,7 @@ impl Retrieval {
         let blocks = self
             .blocks
             .drain(..)
-            .filter(|block| block.whole && block.is_right());
+            .filter_map(|mut block| (block.whole && block.is_right()).then_some(block));
         blocks.map(|block| (block.place, block.pieces)).collect()
     }
 }
@@ -138,12 +138,13 @@ pub(super) fn unretrieved(oid: Oid, blk: BlkNo, why: &dyn fmt::Display) -> Strin
 }
 
 impl Block {
-    fn is_right(&self) -> bool {
-        let mut back = Seen::default();
-        for (off, data) in &self.pieces {
-            back.add(pagecache::seen((off - self.off) / PAGE as u64, data));
-        }
-        u64::from(back.pages) * PAGE as u64 == self.blksize && self.seen.is_of(back)
+    fn is_right(&mut self) -> bool {
+        self.pieces.sort_unstable_by_key(|(off, _)| *off);
+        let pieces = self.pieces.iter();
+        let sums: Vec<u64> = pieces
+            .flat_map(|(off, data)| pagecache::sums((off - self.off) / PAGE as u64, data))
+            .collect();
+        sums.len() == pagecache::pages(self.blksize) && self.seen.is_of(&sums)
     }
 }
 

@@ -153,6 +153,9 @@ impl Counters {
     }
 }
 
+/// [`Shared::transport`] of FUSE over io_uring.
+pub const RINGS: u64 = 3;
+
 /// A cache line of its own too.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -343,6 +346,11 @@ impl Shared {
         let is_idle = |&other: &usize| self.busy[other].0.load(Ordering::Relaxed) == IDLE;
         let after = (worker + 1..self.busy.len()).chain(0..worker);
         after.into_iter().find(is_idle)
+    }
+
+    /// Whether requests come by rings.
+    pub fn has_rings(&self) -> bool {
+        self.transport.load(Ordering::Relaxed) == RINGS
     }
 
     /// Whether control wants to know that a worker moved on.

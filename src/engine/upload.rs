@@ -6,7 +6,8 @@
 //!                      until it meets the reader
 //! ```
 //!
-//! The second is for speed: the kernel asks ahead from the CPU of the reader, and so its requests come to the worker of that CPU.
+//! The second is for speed, and for rings: there the kernel asks ahead from the CPU of the reader, and so its requests come to the worker of
+//! that CPU. By `/dev/fuse` they come to any.
 //! A piece is asked for when the one before it is stored, so that none is long in memory, and a worker that is asked something
 //! by others lets it be.
 
@@ -16,10 +17,9 @@ use super::shared::{Counters, ToWorker};
 use super::task::{Job, Task};
 use crate::base::{BlkNo, NodeId, Unique, limit};
 use crate::fs::read::{self, Info};
-use crate::fs::touch::Touch;
+use crate::fs::touch::{Touch, Touches};
 use crate::fs::tree::{FileNode, Node};
 use crate::kernel::port::Port;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -57,14 +57,14 @@ impl FileService {
             let (blk, end) = (piece.blk, piece.off + piece.len as u64);
             let in_order = touches.note(file.id, blk, piece.off, end, blksize);
             // What a server sends is kept by the worker that asked: another one would ask again.
-            if !in_order || self.view.is_remote() {
+            if !in_order || self.view.is_remote() || !self.shared.has_rings() {
                 continue;
             }
             let Some(idle) = self.shared.idle_beside(self.index) else {
                 continue;
             };
-            let theirs = self.others().filter_map(|other| self.shared.touches(other));
-            touches.told(file.id, blk, theirs);
+            touches.told(file.id, blk);
+            self.join_notes(&mut touches, self.index, (file.id, blk));
             let (reader, node, is_first) = (self.index, file.id, true);
             let base = blk.0 * blksize;
             let on = ReadOn {
@@ -90,8 +90,13 @@ impl FileService {
         if is_wanted || !self.shared.stores.has_room() {
             return;
         }
-        let piece = self.shared.touches(on.reader);
-        let Some(piece) = piece.and_then(|mut t| t.take_last(on.node, on.blk, on.len)) else {
+        let Some(mut touches) = self.shared.touches(on.reader) else {
+            return;
+        };
+        self.join_notes(&mut touches, on.reader, (on.node, on.blk));
+        let piece = touches.take_last(on.node, on.blk, on.len);
+        drop(touches);
+        let Some(piece) = piece else {
             return;
         };
         let Ok(Node::File(file)) = self.node(on.node) else {
@@ -126,9 +131,12 @@ impl FileService {
         }
     }
 
-    fn others(&self) -> impl Iterator<Item = usize> + use<> {
-        let own = self.index;
-        (0..self.links.workers.len()).filter(move |&worker| worker != own)
+    /// What the others noted of a block goes to the notes of one.
+    fn join_notes(&self, touches: &mut Touches, worker: usize, (node, blk): (NodeId, BlkNo)) {
+        let others = (0..self.links.workers.len()).filter(|&other| other != worker);
+        for mut theirs in others.filter_map(|other| self.shared.touches(other)) {
+            touches.adopt(&mut theirs, node, blk);
+        }
     }
 
     /// Stores a block when nobody has asked for anything for a while; tells when to look again.
@@ -161,16 +169,10 @@ impl FileService {
 
     /// The block that was touched last, and what all workers answered of it.
     fn take_touch(&self) -> Option<Touch> {
-        let mut touch = self.shared.touches(self.index)?.take()?;
-        for mut theirs in self
-            .others()
-            .filter_map(|worker| self.shared.touches(worker))
-        {
-            if let Some(other) = theirs.remove(touch.node, touch.blk) {
-                touch.join(&other);
-            }
-        }
-        Some(touch)
+        let mut touches = self.shared.touches(self.index)?;
+        let last = touches.last()?;
+        self.join_notes(&mut touches, self.index, last);
+        touches.take()
     }
 
     /// Loads and stores the rest of the block that was touched last.
@@ -195,10 +197,7 @@ impl FileService {
             .missing(len)
             .map(|r| base + r.start..base + r.end)
             .collect::<Vec<_>>();
-        let aligned = |r: &Range<u64>| {
-            r.start.is_multiple_of(4096) && (r.end.is_multiple_of(4096) || r.end == info.size)
-        };
-        if ranges.is_empty() || !ranges.iter().all(aligned) {
+        if ranges.is_empty() {
             return;
         }
         let (file, rev) = (Arc::clone(file), file.rev);

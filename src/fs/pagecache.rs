@@ -10,21 +10,25 @@ use twox_hash::XxHash3_64;
 pub const PAGE: usize = 4096;
 
 /// Pages of a block.
-pub fn pages(blksize: u64) -> u32 {
-    u32::try_from(blksize / PAGE as u64).unwrap_or(u32::MAX)
+pub fn pages(blksize: u64) -> usize {
+    usize::try_from(blksize / PAGE as u64).unwrap_or(usize::MAX)
 }
 
-/// Whole pages of `data`, the first of them page `first` of its block. What is less than a page is left out.
-pub fn seen(first: u64, data: &[u8]) -> Seen {
-    let mut seen = Seen::default();
-    for (page, number) in data.chunks_exact(PAGE).zip(first..) {
+/// Of each whole page of `data`, the first of which is page `first` of its block. What is less than a page is left out.
+pub fn sums(first: u64, data: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    data.chunks_exact(PAGE).zip(first..).map(|(page, number)| {
         // A page that moves to another place is another page.
         let at = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let sum = (XxHash3_64::oneshot(page) ^ at).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        seen.add(Seen {
-            pages: 1,
-            sum: sum ^ sum >> 32,
-        });
+        sum ^ sum >> 32
+    })
+}
+
+/// The same, added up.
+pub fn seen(first: u64, data: &[u8]) -> Seen {
+    let mut seen = Seen::default();
+    for sum in sums(first, data) {
+        seen.add(Seen { pages: 1, sum });
     }
     seen
 }

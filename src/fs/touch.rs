@@ -22,8 +22,8 @@ const NOTES_MAX: usize = 64;
 const RANGES_MAX: usize = 8;
 /// Bytes of one piece: a page that a reader wants next is not locked for longer than it takes to store so many.
 const PIECE_BYTES: u64 = 256 << 10;
-/// Bytes before a reader that are left to it: as many as the kernel asks for ahead, which may be on their way.
-const LEFT_BYTES: u64 = 128 << 10;
+/// Bytes before a reader that are left to it: a READ of 128 KiB that is on its way, and what the kernel asks for ahead.
+const LEFT_BYTES: u64 = 256 << 10;
 
 /// A block that was touched and not yet stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,30 +144,31 @@ impl Touches {
         lo == 0 && much && self.done == before && before.is_some()
     }
 
-    /// Somebody was told of the reader of a block that is noted here; takes over another worker's note of it.
-    pub fn told<'t>(
-        &mut self,
-        node: NodeId,
-        blk: BlkNo,
-        others: impl Iterator<Item = std::sync::MutexGuard<'t, Self>>,
-    ) {
-        let mut notes = self.notes.iter_mut();
-        let Some(own) = notes.rfind(|t| t.blk == blk && t.node == node) else {
-            return;
-        };
-        own.is_told = true;
-        for mut theirs in others {
-            if let Some(other) = theirs.remove(node, blk) {
-                own.join(&other);
-            }
+    /// Somebody was told of the reader of a block that is noted here.
+    pub fn told(&mut self, node: NodeId, blk: BlkNo) {
+        if let Some(touch) = self.find(node, blk) {
+            touch.is_told = true;
         }
+    }
+
+    /// Takes over another worker's note of a block that is noted here.
+    pub fn adopt(&mut self, theirs: &mut Self, node: NodeId, blk: BlkNo) {
+        if let Some(own) = self.find(node, blk)
+            && let Some(other) = theirs.remove(node, blk)
+        {
+            own.join(&other);
+        }
+    }
+
+    fn find(&mut self, node: NodeId, blk: BlkNo) -> Option<&mut Touch> {
+        let mut notes = self.notes.iter_mut();
+        notes.rfind(|t| t.blk == blk && t.node == node)
     }
 
     /// The last piece that is missing of a block of `len` bytes, if that is not what its reader comes to next. It counts as read
     /// from now on.
     pub fn take_last(&mut self, node: NodeId, blk: BlkNo, len: u64) -> Option<Range<u64>> {
-        let mut notes = self.notes.iter_mut();
-        let touch = notes.rfind(|t| t.blk == blk && t.node == node)?;
+        let touch = self.find(node, blk)?;
         let gap = touch.missing(len).last()?;
         let from = (gap.start + LEFT_BYTES).max(gap.end.saturating_sub(PIECE_BYTES));
         let piece = from.next_multiple_of(4096)..gap.end;
@@ -176,6 +177,11 @@ impl Touches {
         }
         touch.cover(piece.start, piece.end);
         Some(piece)
+    }
+
+    /// The block touched last.
+    pub fn last(&self) -> Option<(NodeId, BlkNo)> {
+        self.notes.back().map(|touch| (touch.node, touch.blk))
     }
 
     /// The block touched last, to be stored now.
@@ -229,10 +235,10 @@ mod tests {
             touches.note(NodeId(70), BlkNo(1), at * 8, at * 8 + 8, 64);
         }
         b.note(NodeId(70), BlkNo(2), 0, 8, 64);
-        let mut touch = a.take().unwrap();
-        touch.join(&b.remove(touch.node, touch.blk).unwrap());
-        assert_eq!(gaps(&touch, 64), []);
-        assert_eq!(b.remove(touch.node, touch.blk), None);
+        let (node, blk) = a.last().unwrap();
+        a.adopt(&mut b, node, blk);
+        assert_eq!(gaps(&a.take().unwrap(), 64), []);
+        assert_eq!(b.remove(node, blk), None);
         assert!(!b.is_empty());
     }
 
@@ -258,7 +264,7 @@ mod tests {
         assert!(!read(&mut touches, 0), "one READ has no order");
         assert!(read(&mut touches, 1));
         assert!(read(&mut touches, 2), "nobody was told yet");
-        touches.told(node, blk, std::iter::empty());
+        touches.told(node, blk);
         let mut stored = Vec::new();
         while let Some(piece) = touches.take_last(node, blk, LEN) {
             stored.push(piece);
@@ -282,7 +288,7 @@ mod tests {
 
     #[test]
     fn nobody_is_told_of_readers_that_are_not_in_order_or_nearly_done() {
-        const LEN: u64 = 1 << 20;
+        const LEN: u64 = 2 << 20;
         let (node, blk) = (NodeId(70), BlkNo(0));
         let mut touches = Touches::default();
         for at in [0, 4 * LEFT_BYTES, 2 * LEFT_BYTES] {

@@ -27,6 +27,7 @@ on_each_transport!(
     opening_again_keeps_pages,
     blocks_smaller_than_a_page,
     partly_cached,
+    read_in_order,
 );
 
 /// A mount of a database that the test writes, and somebody inside.
@@ -509,5 +510,42 @@ fn partly_cached(transport: Transport) {
     scene.read_all(0);
     let all = scene.inside.pages(&format!("stamps {old} 0 {}", 6 * 65536));
     assert!(all.iter().all(|&s| s == 1), "{all:?}");
+    scene.stop();
+}
+
+/// Two fill a large block that is read in order, from both sides, and may fill some of its pages twice where they meet: its old pages are
+/// known all the same.
+fn read_in_order(transport: Transport) {
+    const BLKSIZE: u64 = 2 << 20;
+    const BLOCKS: u32 = 4;
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("inorder", 60);
+    let mut scene = Scene::new(&rig, transport, |base| {
+        let file = base.file(BLKSIZE, Leaf::Blk0);
+        (0..BLOCKS).for_each(|blk| base.set(file, blk.into(), 1));
+    });
+    let path = scene.base.files[0].head();
+    for round in 0..3 * BLOCKS {
+        let (blk, stamp) = (u64::from(round % BLOCKS), 1 + round / BLOCKS);
+        let place = usize::try_from(blk).unwrap();
+        let question = format!("stamps {path} {} {BLKSIZE}", blk * BLKSIZE);
+        let found = scene.inside.pages(&question);
+        assert!(found.iter().all(|&s| s == stamp), "{found:?}");
+        let whole = |scene: &mut Scene<'_>| scene.cached(0, &path)[place] == Some(true);
+        assert!(becomes_true(SHORT, || whole(&mut scene)));
+        scene.settle();
+        let before = scene.base.last();
+        scene.base.set(0, blk, stamp + 1);
+        scene.commit();
+        // Of the first round it is open since block 0: then nobody waits for the pages.
+        let rev = scene.base.files[0].rev(blk, scene.start, before);
+        let old = scene.base.files[0].at(rev);
+        scene.inside.ask(&format!("hold {old}"));
+        let there = |scene: &mut Scene<'_>| scene.cached(0, &old)[place] == Some(true);
+        assert!(becomes_true(SHORT, || there(&mut scene)), "{old}: {blk}");
+        scene.moved(0, blk, before, stamp);
+    }
     scene.stop();
 }

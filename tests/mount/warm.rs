@@ -50,8 +50,8 @@ fn asks_once(transport: Transport) {
     mount.stop();
 }
 
-/// Somebody reads a block from its start: what lies towards its end is stored meanwhile, by a worker that has nothing to do. The whole
-/// block is there then, as it should be, and nothing of the next one.
+/// Somebody reads a block from its start: what lies towards its end is stored meanwhile, by a worker that has nothing to do (where requests
+/// come by rings). The whole block is there then, as it should be, and nothing of the next one.
 fn meets_a_reader_in_order(transport: Transport) {
     const BLOCK: usize = 2 << 20;
     const MOST: u64 = BLOCK as u64 - (256 << 10);
@@ -91,11 +91,12 @@ fn meets_a_reader_in_order(transport: Transport) {
                     .then_some(())
             };
             wait_until(Duration::from_secs(10), all).expect("the block is stored");
-            if read < MOST {
+            if read < MOST || transport != Transport::Uring {
                 break;
             }
         }
-        assert!(read < MOST, "{read} bytes of {file} were READ");
+        let is_met = read < MOST || transport != Transport::Uring;
+        assert!(is_met, "{read} bytes of {file} were READ");
         let behind = &inside.pages(&format!("cached {file}"))[pages..];
         assert!(behind.iter().all(|&cached| cached == 0), "{behind:?}");
     }

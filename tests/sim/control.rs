@@ -8,7 +8,7 @@ use crate::data::{PAGE, Records, SCALE, load};
 use crate::links::LinkTable;
 use crate::mutant::Mutant;
 use crate::rng::Rng;
-use crate::shared::{Keep, Notes, Published, Shared, Store, ToControl, ToWorker, What, seen};
+use crate::shared::{Keep, Notes, Published, Shared, Store, ToControl, ToWorker, What, sums};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -479,7 +479,7 @@ impl Control {
             let Some((blksize, seen)) = self.history.given(node, blk) else {
                 continue;
             };
-            if !seen.is_whole(u32::try_from(blksize / PAGE as u64).unwrap()) {
+            if !seen.may_be_whole(usize::try_from(blksize / PAGE as u64).unwrap()) {
                 continue;
             }
             let (Some(oid), Some(rev)) =
@@ -650,7 +650,7 @@ impl Retrieval {
             self.blocks[at].promised = false;
         }
         let mut out = Vec::new();
-        for block in self.blocks.drain(..) {
+        for mut block in self.blocks.drain(..) {
             let is_right = block.is_right();
             shared.counts.refused += u64::from(block.whole && !is_right);
             if block.whole && (is_right || shared.is(Mutant::SumNotChecked)) {
@@ -665,11 +665,12 @@ impl Retrieval {
 }
 
 impl Block {
-    fn is_right(&self) -> bool {
-        let mut back = Seen::default();
-        for (off, data) in &self.pieces {
-            back.add(seen((off - self.off) / PAGE as u64, data));
-        }
-        u64::from(back.pages) * PAGE as u64 == self.blksize && self.seen.is_of(back)
+    fn is_right(&mut self) -> bool {
+        self.pieces.sort_unstable_by_key(|(off, _)| *off);
+        let pieces = self.pieces.iter();
+        let sums: Vec<u64> = pieces
+            .flat_map(|(off, data)| sums((off - self.off) / PAGE as u64, data))
+            .collect();
+        (sums.len() * PAGE) as u64 == self.blksize && self.seen.is_of(&sums)
     }
 }
