@@ -84,7 +84,8 @@
 //! ([`store::file`], [`store::remote`]); the task is parked only if the disk or a server has to be waited for. (5) [`fs::track`] notes what the
 //! answer depends on. (6) Bytes go into the reply: of a plain block in one pread from the database file, of a block
 //! in chunks by one copy; one command answers and arms the entry again. (7) When nobody has asked for anything for
-//! 2 ms, the rest of the block is loaded and stored behind the readers ([`fs::touch`]).
+//! 2 ms, the rest of the block is loaded and stored behind the readers ([`fs::touch`]); who reads a block in order by rings is met from its
+//! end, by a worker that has nothing to do ([`engine::upload`]).
 //!
 //! **Commit**: (1) [`store::file`] sees a whole transaction, or a server pushes one, or a look finds it. (2) The history compares old and new state of what is tracked
 //! ([`tail::btreediff`]) and says which blocks of which files change. (3) The kernel is asked for its pages of them; what it had
@@ -98,7 +99,7 @@
 //! ([`engine::links`]); answers to pins, and READs that need some, the worker handles in control's place if that is free. (2) The history says what changed since, and where each block is found as it was ([`fs::past`]); the watch makes a pin
 //! of each ([`iso`]), told through the client's own READ. (3) It answers; after the last one it is told `ok`. (4) From then on a worker
 //! holds READs of blocks that changed later, their bytes in place ([`engine::watching`]); control lets each go when its pins are
-//! answered. (5) A deadline ends the client.
+//! answered, which the worker listens for instead of sleeping, if that comes soon. (5) A deadline ends the client.
 
 pub mod base;
 pub mod cli;

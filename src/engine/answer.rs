@@ -204,10 +204,12 @@ impl FileService {
             let pieces = read::pieces(blksize, off, data.len());
             pieces.map(move |piece| (piece, &data[piece.at..][..piece.len]))
         });
-        for ((piece, data), &Looked { blk, value }) in pieces.zip(&trail.blocks) {
+        let met = self.met.iter().copied().chain(std::iter::repeat(u64::MAX));
+        for (((piece, data), &Looked { blk, value }), met) in pieces.zip(&trail.blocks).zip(met) {
             debug_assert_eq!(piece.blk, blk);
             let seen = if is_summed && piece.off.is_multiple_of(PAGE as u64) {
-                pagecache::seen(piece.off / PAGE as u64, data)
+                let own = usize::try_from(met.saturating_sub(piece.off)).unwrap_or(usize::MAX);
+                pagecache::seen(piece.off / PAGE as u64, &data[..own.min(data.len())])
             } else {
                 Seen::default()
             };
@@ -299,7 +301,11 @@ impl FileService {
         if !task::fill(&mut look, &info, off, out)? {
             return Ok(None);
         }
+        self.note_touch(file, &info, off, len);
+        let held = task.held.as_ref().expect("a READ is held");
+        let out = &port.body(held)[..len];
         self.track(file, &info, &[(off, out)]);
+        self.met.clear();
         if len < asked && file.rev == Rev::Head {
             let blksize = info.file.blksize.0;
             let end = (off + asked as u64 - 1).min(i64::MAX.unsigned_abs());
@@ -323,9 +329,6 @@ impl FileService {
         file: &FileNode,
         (off, len): (u64, usize),
     ) {
-        if let Some(info) = self.infos.get(&file.id) {
-            self.note_touch(file, info, off, len);
-        }
         let held = match file.rev {
             Rev::Head => self.probe(held, len, (file.id, off)),
             Rev::At(_) => Some(held),

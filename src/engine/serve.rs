@@ -124,6 +124,8 @@ pub struct FileService {
     pub(super) seen: RefCell<Vec<Oid>>,
     /// Blocks of the READ at hand that may need pins.
     pub(super) blks: Vec<BlkNo>,
+    /// Of each block of a READ where that is met ([`super::upload`]), or nothing.
+    pub(super) met: Vec<u64>,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) fetched: Vec<(Oid, Fetched)>,
     /// What control told it by its own mouth.
@@ -163,6 +165,7 @@ impl FileService {
             wants: Wants::default(),
             seen: RefCell::default(),
             blks: Vec::new(),
+            met: Vec::new(),
             deliveries: Vec::new(),
             fetched: Vec::new(),
             own: Vec::new(),

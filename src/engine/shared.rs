@@ -35,7 +35,7 @@ use crate::base::limit;
 use crate::base::{NodeId, Oid, Tid, Unique};
 use crate::fs::attr::Owner;
 use crate::fs::kept::Kept;
-use crate::fs::touch::Touches;
+use crate::fs::touch::{Meetings, Touches};
 use crate::fs::tree::Tree;
 use crate::kernel::proc::Waker;
 use crate::store::any::AnyView;
@@ -76,6 +76,7 @@ pub struct Shared {
     pub counters: Vec<Counters>,
     /// Blocks each worker noted; see [`Self::touches`].
     touches: Vec<Notes>,
+    meetings: Mutex<Meetings>,
     /// `.wcfs/zurl`
     pub zurl: String,
     /// `.wcfs/pintimeout`
@@ -120,6 +121,18 @@ pub struct Shared {
     pub upstream: Option<Link>,
     /// Where lines go.
     pub log: Log,
+}
+
+/// What is held for a moment alone, or not at all.
+fn soon<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    const TRIES: u32 = 100;
+    (0..TRIES).find_map(|_| {
+        let held = mutex.try_lock().ok();
+        if held.is_none() {
+            std::hint::spin_loop();
+        }
+        held
+    })
 }
 
 /// What one worker counts; a cache line of its own, so that workers do not slow each other down.
@@ -233,6 +246,7 @@ impl Shared {
             awaited: AtomicU64::new(0),
             counters: (0..setup.workers).map(|_| Counters::default()).collect(),
             touches: (0..setup.workers).map(|_| Notes::default()).collect(),
+            meetings: Mutex::default(),
             zurl: setup.zurl,
             pintimeout: setup.pintimeout,
             owner: setup.owner,
@@ -261,14 +275,12 @@ impl Shared {
     /// Notes of a worker, for itself, and for another that stores a block. `None` when somebody has them for longer than it takes to
     /// note something: nobody waits for them, a note that is lost costs a store.
     pub fn touches(&self, worker: usize) -> Option<MutexGuard<'_, Touches>> {
-        const TRIES: u32 = 100;
-        (0..TRIES).find_map(|_| {
-            let notes = self.touches[worker].0.try_lock().ok();
-            if notes.is_none() {
-                std::hint::spin_loop();
-            }
-            notes
-        })
+        soon(&self.touches[worker].0)
+    }
+
+    /// Where readers are met; as [`Self::touches`], and taken before them. Without it pages may be counted twice.
+    pub fn meetings(&self) -> Option<MutexGuard<'_, Meetings>> {
+        soon(&self.meetings)
     }
 
     /// Names and nodes; held for one operation on them, never across anything that waits.

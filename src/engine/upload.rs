@@ -17,7 +17,7 @@ use super::shared::{Counters, ToWorker};
 use super::task::{Job, Task};
 use crate::base::{BlkNo, NodeId, Unique, limit};
 use crate::fs::read::{self, Info};
-use crate::fs::touch::{Touch, Touches};
+use crate::fs::touch::{MET_BYTES, Touch, Touches};
 use crate::fs::tree::{FileNode, Node};
 use crate::kernel::port::Port;
 use std::sync::Arc;
@@ -37,27 +37,46 @@ pub struct ReadOn {
     /// Bytes of the block that the file has.
     len: u64,
     blksize: u64,
+    /// The state of head in which it was read.
+    state: u64,
     /// Requests that the worker it is for had answered: one more, and it has others to serve.
     requests: u64,
     is_first: bool,
 }
 
 impl FileService {
-    /// Remembers the blocks of a READ that it did not bring in whole.
-    pub(super) fn note_touch(&self, file: &FileNode, info: &Info, off: u64, len: usize) {
+    /// Remembers the blocks of a READ that it does not bring in whole, and which pages of them are counted by who stores them (`met`).
+    pub(super) fn note_touch(&mut self, file: &FileNode, info: &Info, off: u64, len: usize) {
+        self.met.clear();
         let blksize = info.file.blksize.0;
         if !blksize.is_multiple_of(4096) || blksize > limit::UPLOAD_BYTES_MAX {
             return;
         }
+        // What is noted and what is met are one: nobody takes a piece in between.
+        let mut meetings = (blksize >= MET_BYTES && self.shared.has_rings())
+            .then(|| self.shared.meetings())
+            .flatten();
         let Some(mut touches) = self.shared.touches(self.index) else {
             return;
         };
         let mut told = None;
         for piece in read::pieces(blksize, off, len) {
             let (blk, end) = (piece.blk, piece.off + piece.len as u64);
+            let Some(meetings) = &mut meetings else {
+                touches.note(file.id, blk, piece.off, end, blksize);
+                continue;
+            };
+            let found = meetings.find(file.id, blk, self.taken);
+            self.met.push(found.map_or(u64::MAX, |(begin, _)| begin));
+            if found.is_some_and(|(_, is_over)| is_over) {
+                continue;
+            }
             let in_order = touches.note(file.id, blk, piece.off, end, blksize);
+            if !touches.has(file.id, blk) {
+                meetings.end(file.id, blk);
+            }
             // What a server sends is kept by the worker that asked: another one would ask again.
-            if !in_order || self.view.is_remote() || !self.shared.has_rings() {
+            if !in_order || self.view.is_remote() {
                 continue;
             }
             let Some(idle) = self.shared.idle_beside(self.index) else {
@@ -73,12 +92,13 @@ impl FileService {
                 blk,
                 len: blksize.min(info.size.saturating_sub(base)),
                 blksize,
+                state: self.taken,
                 requests: self.shared.counters[idle].requests.load(Ordering::Relaxed),
                 is_first,
             };
             told = Some((idle, on));
         }
-        drop(touches);
+        drop((touches, meetings));
         if let Some((idle, on)) = told {
             self.links.workers[idle].send(ToWorker::ReadOn(on));
         }
@@ -87,15 +107,21 @@ impl FileService {
     /// Stores the last piece that is missing of a block.
     pub(super) fn read_on(&mut self, port: &mut Port, on: ReadOn) {
         let is_wanted = self.counters().requests.load(Ordering::Relaxed) != on.requests;
-        if is_wanted || !self.shared.stores.has_room() {
+        if is_wanted || on.state != self.taken || !self.shared.stores.has_room() {
             return;
         }
+        let Some(mut meetings) = self.shared.meetings() else {
+            return;
+        };
         let Some(mut touches) = self.shared.touches(on.reader) else {
             return;
         };
         self.join_notes(&mut touches, on.reader, (on.node, on.blk));
         let piece = touches.take_last(on.node, on.blk, on.len);
-        drop(touches);
+        if let Some(piece) = &piece {
+            meetings.store(on.node, on.blk, on.state, piece.start);
+        }
+        drop((touches, meetings));
         let Some(piece) = piece else {
             return;
         };

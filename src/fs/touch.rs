@@ -201,9 +201,70 @@ impl Touches {
         self.notes.retain(|t| keep(t.node));
     }
 
+    /// Whether a block is noted.
+    pub fn has(&self, node: NodeId, blk: BlkNo) -> bool {
+        let mut notes = self.notes.iter().rev();
+        notes.any(|t| t.blk == blk && t.node == node)
+    }
+
     /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
         self.notes.is_empty()
+    }
+}
+
+/// Bytes of the smallest block of which anybody is told.
+pub const MET_BYTES: u64 = LEFT_BYTES + PIECE_BYTES + 4096;
+/// Meetings that are remembered: READs of a block that are on their way when it is complete look there.
+const MEETINGS_MAX: usize = 16;
+
+/// From where on readers in order are met: the pages behind that are counted ([`crate::tail::Seen`]) by who stores them, and not again by
+/// a READ that got there first.
+#[derive(Debug, Default)]
+pub struct Meetings {
+    last: VecDeque<Meeting>,
+}
+
+#[derive(Debug)]
+struct Meeting {
+    node: NodeId,
+    blk: BlkNo,
+    /// The state of head that it is of.
+    state: u64,
+    from: u64,
+    /// Nothing is missing any more: who still reads of it had asked before.
+    is_over: bool,
+}
+
+impl Meetings {
+    /// The first byte of a block that somebody else stores, and whether all of the block is there; none if that is of another state.
+    pub fn find(&self, node: NodeId, blk: BlkNo, state: u64) -> Option<(u64, bool)> {
+        let mut last = self.last.iter().rev();
+        let found = last.find(|m| m.blk == blk && m.node == node)?;
+        (found.state == state).then_some((found.from, found.is_over))
+    }
+
+    /// Nothing is missing of a block any more.
+    pub fn end(&mut self, node: NodeId, blk: BlkNo) {
+        let mut last = self.last.iter_mut().rev();
+        if let Some(found) = last.find(|m| m.blk == blk && m.node == node) {
+            found.is_over = true;
+        }
+    }
+
+    /// Somebody stores a block from this byte on, all that is missing behind it too.
+    pub fn store(&mut self, node: NodeId, blk: BlkNo, state: u64, from: u64) {
+        self.last.retain(|m| (m.node, m.blk) != (node, blk));
+        if self.last.len() == MEETINGS_MAX {
+            self.last.pop_front();
+        }
+        self.last.push_back(Meeting {
+            node,
+            blk,
+            state,
+            from,
+            is_over: false,
+        });
     }
 }
 
@@ -312,6 +373,24 @@ mod tests {
         );
         touches.note(node, BlkNo(1), 0, 4096, 1 << 20);
         assert_eq!(touches.take_last(node, BlkNo(1), 4096 + LEFT_BYTES), None);
+    }
+
+    #[test]
+    fn a_meeting_is_of_one_state_and_forgotten_in_time() {
+        let (node, blk) = (NodeId(70), BlkNo(3));
+        let mut meetings = Meetings::default();
+        meetings.store(node, blk, 5, 1 << 20);
+        meetings.store(node, blk, 5, 1 << 19);
+        assert_eq!(meetings.find(node, blk, 5), Some((1 << 19, false)));
+        assert_eq!(meetings.find(node, blk, 6), None);
+        assert_eq!(meetings.find(node, BlkNo(4), 5), None);
+        meetings.end(node, blk);
+        assert_eq!(meetings.find(node, blk, 5), Some((1 << 19, true)));
+        for other in 0..MEETINGS_MAX as u64 {
+            meetings.store(NodeId(80), BlkNo(other), 5, 0);
+        }
+        assert_eq!(meetings.find(node, blk, 5), None);
+        assert_eq!(meetings.last.len(), MEETINGS_MAX);
     }
 
     #[test]

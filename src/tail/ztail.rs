@@ -91,6 +91,10 @@ impl ZTail {
     /// Takes the next transaction.
     pub fn append(&mut self, tid: Tid, oids: Arc<[Oid]>) {
         assert!(tid > self.head, "BUG: {tid} follows {}", self.head);
+        // All of them first: each is a miss of the processor's caches, and these overlap.
+        let known = oids.iter().filter(|&oid| self.revs.contains_key(oid));
+        let fresh = oids.len() - known.count();
+        self.revs.reserve(fresh);
         for &oid in oids.iter() {
             match self.revs.entry(oid) {
                 Entry::Occupied(mut revs) => revs.get_mut().append(tid),

@@ -4,7 +4,7 @@ use crate::data::{PAGE, Record};
 use crate::kernel::{Outcome, Request};
 use crate::loading::{Delivery, Load, Purpose};
 use crate::mutant::Mutant;
-use crate::shared::{Shared, Store, What, seen};
+use crate::shared::{Shared, Store, What};
 use crate::worker::{Extent, Job, Task, Wants, Worker};
 use std::ops::Range;
 use std::sync::Arc;
@@ -558,4 +558,22 @@ fn worth_keeping(kept: &Kept<Extent>) -> bool {
         Kept::Raw(..) => true,
         Kept::Broken(_) | Kept::Absent(_) | Kept::Opaque => false,
     }
+}
+
+/// As `fs::pagecache`, of pages as long as they are here.
+pub(crate) fn sums(first: u64, data: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    data.chunks_exact(PAGE).zip(first..).map(|(page, number)| {
+        let half = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
+        let mix = |a: u64, b: u64| (a ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        mix(mix(mix(number + 1, half(0)), half(8)), number)
+    })
+}
+
+/// The same, added up.
+pub(crate) fn seen(first: u64, data: &[u8]) -> Seen {
+    let mut seen = Seen::default();
+    for sum in sums(first, data) {
+        seen.add(Seen { pages: 1, sum });
+    }
+    seen
 }

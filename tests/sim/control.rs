@@ -4,11 +4,12 @@
 
 mod sizes;
 
+use crate::answer::sums;
 use crate::data::{PAGE, Records, SCALE, load};
 use crate::links::LinkTable;
 use crate::mutant::Mutant;
 use crate::rng::Rng;
-use crate::shared::{Keep, Notes, Published, Shared, Store, ToControl, ToWorker, What, sums};
+use crate::shared::{Keep, Notes, Published, Shared, Store, ToControl, ToWorker, What};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;

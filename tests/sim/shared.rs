@@ -41,7 +41,6 @@ use zring::fs::touch::Touches;
 use zring::fs::track::Note;
 use zring::fs::tree::{FileNode, Node, Tree};
 use zring::iso::Errno;
-use zring::tail::Seen;
 
 /// Which check failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -684,22 +683,4 @@ fn is_page(content: &[u8], at: usize, page: &[u8; PAGE], end: usize) -> bool {
         let cut = at * PAGE < end && at * PAGE + i >= end;
         byte == rest.get(i).copied().unwrap_or(0) || (byte == 0 && cut)
     })
-}
-
-/// As `fs::pagecache`, of pages as long as they are here.
-pub(crate) fn sums(first: u64, data: &[u8]) -> impl Iterator<Item = u64> + '_ {
-    data.chunks_exact(PAGE).zip(first..).map(|(page, number)| {
-        let half = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
-        let mix = |a: u64, b: u64| (a ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-        mix(mix(mix(number + 1, half(0)), half(8)), number)
-    })
-}
-
-/// The same, added up.
-pub(crate) fn seen(first: u64, data: &[u8]) -> Seen {
-    let mut seen = Seen::default();
-    for sum in sums(first, data) {
-        seen.add(Seen { pages: 1, sum });
-    }
-    seen
 }
