@@ -58,8 +58,13 @@ impl Control {
             Drop::Attributes(node) => Some(node),
             Drop::Pages { .. } => None,
         });
-        shared.untold = self.unforced.iter().map(|(file, _)| file.node).collect();
-        shared.resized = nodes.filter(|node| !shared.untold.contains(node)).collect();
+        let held: Vec<_> = self.unforced.iter().map(|(file, _)| file.node).collect();
+        shared.resized = nodes.filter(|node| !held.contains(node)).collect();
+        // One that was given up stays untold until somebody asks.
+        let inodes = &shared.kernel.inodes;
+        let is_unasked = |node: &NodeId| inodes.get(node).is_some_and(|inode| !inode.valid);
+        shared.untold.retain(is_unasked);
+        shared.untold.extend(held);
         shared.resized.sort_unstable();
         shared.resized.dedup();
     }
