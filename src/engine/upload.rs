@@ -53,9 +53,9 @@ impl FileService {
             return;
         }
         // What is noted and what is met are one: nobody takes a piece in between.
-        let mut meetings = (blksize >= MET_BYTES && self.shared.has_rings())
-            .then(|| self.shared.meetings())
-            .flatten();
+        // What a server sends is kept by the worker that asked: another one would ask again.
+        let is_met = blksize >= MET_BYTES && self.shared.has_rings() && !self.view.is_remote();
+        let mut meetings = is_met.then(|| self.shared.meetings()).flatten();
         let Some(mut touches) = self.shared.touches(self.index) else {
             return;
         };
@@ -75,8 +75,7 @@ impl FileService {
             if !touches.has(file.id, blk) {
                 meetings.end(file.id, blk);
             }
-            // What a server sends is kept by the worker that asked: another one would ask again.
-            if !in_order || self.view.is_remote() {
+            if !in_order {
                 continue;
             }
             let Some(idle) = self.shared.idle_beside(self.index) else {
