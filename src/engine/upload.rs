@@ -66,15 +66,9 @@ impl FileService {
                 touches.note(file.id, blk, piece.off, end, blksize);
                 continue;
             };
-            let found = meetings.find(file.id, blk, self.taken);
-            self.met.push(found.map_or(u64::MAX, |(begin, _)| begin));
-            if found.is_some_and(|(_, is_over)| is_over) {
-                continue;
-            }
-            let in_order = touches.note(file.id, blk, piece.off, end, blksize);
-            if !touches.has(file.id, blk) {
-                meetings.end(file.id, blk);
-            }
+            let span = (piece.off, end, blksize);
+            let (met, in_order) = meetings.note(&mut touches, (file.id, blk), self.taken, span);
+            self.met.push(met);
             if !in_order {
                 continue;
             }

@@ -201,12 +201,6 @@ impl Touches {
         self.notes.retain(|t| keep(t.node));
     }
 
-    /// Whether a block is noted.
-    pub fn has(&self, node: NodeId, blk: BlkNo) -> bool {
-        let mut notes = self.notes.iter().rev();
-        notes.any(|t| t.blk == blk && t.node == node)
-    }
-
     /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
         self.notes.is_empty()
@@ -237,19 +231,27 @@ struct Meeting {
 }
 
 impl Meetings {
-    /// The first byte of a block that somebody else stores, and whether all of the block is there; none if that is of another state.
-    pub fn find(&self, node: NodeId, blk: BlkNo, state: u64) -> Option<(u64, bool)> {
-        let mut last = self.last.iter().rev();
-        let found = last.find(|m| m.blk == blk && m.node == node)?;
-        (found.state == state).then_some((found.from, found.is_over))
-    }
-
-    /// Nothing is missing of a block any more.
-    pub fn end(&mut self, node: NodeId, blk: BlkNo) {
-        let mut last = self.last.iter_mut().rev();
-        if let Some(found) = last.find(|m| m.blk == blk && m.node == node) {
-            found.is_over = true;
+    /// A READ brings `[lo, hi)` of a block of `len` bytes into the page cache: notes it, unless nothing was missing before. Gives the first byte
+    /// that somebody else stores, if that is of this state, and whether the READ is in order ([`Touches::note`]).
+    pub fn note(
+        &mut self,
+        touches: &mut Touches,
+        (node, blk): (NodeId, BlkNo),
+        state: u64,
+        (lo, hi, len): (u64, u64, u64),
+    ) -> (u64, bool) {
+        let found = self.last.iter_mut().rev();
+        let mut found = found.filter(|m| m.blk == blk && m.node == node);
+        let found = found.next().filter(|m| m.state == state);
+        let from = found.as_ref().map_or(u64::MAX, |m| m.from);
+        if found.as_ref().is_some_and(|m| m.is_over) {
+            return (from, false);
         }
+        let in_order = touches.note(node, blk, lo, hi, len);
+        if let Some(meeting) = found {
+            meeting.is_over = touches.find(node, blk).is_none();
+        }
+        (from, in_order)
     }
 
     /// Somebody stores a block from this byte on, all that is missing behind it too.
@@ -376,21 +378,43 @@ mod tests {
     }
 
     #[test]
-    fn a_meeting_is_of_one_state_and_forgotten_in_time() {
-        let (node, blk) = (NodeId(70), BlkNo(3));
-        let mut meetings = Meetings::default();
-        meetings.store(node, blk, 5, 1 << 20);
-        meetings.store(node, blk, 5, 1 << 19);
-        assert_eq!(meetings.find(node, blk, 5), Some((1 << 19, false)));
-        assert_eq!(meetings.find(node, blk, 6), None);
-        assert_eq!(meetings.find(node, BlkNo(4), 5), None);
-        meetings.end(node, blk);
-        assert_eq!(meetings.find(node, blk, 5), Some((1 << 19, true)));
+    fn what_is_met_is_counted_once_and_not_stored_again() {
+        const LEN: u64 = 2 << 20;
+        let place = (NodeId(70), BlkNo(3));
+        let (mut touches, mut meetings) = (Touches::default(), Meetings::default());
+        let read = |meetings: &mut Meetings, touches: &mut Touches, state, lo, hi| {
+            meetings.note(touches, place, state, (lo, hi, LEN))
+        };
+        read(&mut meetings, &mut touches, 5, 0, LEFT_BYTES);
+        while let Some(piece) = touches.take_last(place.0, place.1, LEN) {
+            meetings.store(place.0, place.1, 5, piece.start);
+        }
+        let (end, from) = (3 * LEFT_BYTES, 2 * LEFT_BYTES);
+        // It got there first with some of it: these pages are the other's to count. Of another state nobody knows.
+        let (met, _) = read(
+            &mut meetings,
+            &mut touches,
+            6,
+            LEFT_BYTES,
+            LEFT_BYTES + 4096,
+        );
+        assert_eq!(met, u64::MAX);
+        let (met, _) = read(&mut meetings, &mut touches, 5, LEFT_BYTES, end);
+        assert_eq!(met, from);
+        assert!(touches.is_empty());
+        // What was on its way is no first touch.
+        let late = read(&mut meetings, &mut touches, 5, from, end);
+        assert_eq!(late, (from, false));
+        assert!(touches.is_empty(), "all of it would be stored again");
+        // In the next state it is one.
+        read(&mut meetings, &mut touches, 6, 0, 4096);
+        assert!(!touches.is_empty());
         for other in 0..MEETINGS_MAX as u64 {
             meetings.store(NodeId(80), BlkNo(other), 5, 0);
         }
-        assert_eq!(meetings.find(node, blk, 5), None);
         assert_eq!(meetings.last.len(), MEETINGS_MAX);
+        let (met, _) = read(&mut meetings, &mut touches, 5, from, end);
+        assert_eq!(met, u64::MAX, "forgotten in time");
     }
 
     #[test]

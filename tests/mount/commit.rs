@@ -517,7 +517,6 @@ fn partly_cached(transport: Transport) {
 /// all of them are known.
 fn read_in_order(transport: Transport) {
     const BLOCKS: u64 = 16;
-    const PIECE: u64 = 256 << 10;
     if !transport.is_there() {
         return;
     }
@@ -526,13 +525,9 @@ fn read_in_order(transport: Transport) {
         let file = base.file(2 << 20, Leaf::Blk0);
         (0..BLOCKS).for_each(|blk| base.set(file, blk, 1));
     });
-    let path = scene.base.files[0].head();
     for stamp in 1..6 {
-        for at in (0..BLOCKS << 21).step_by(PIECE as usize) {
-            scene.inside.ask(&format!("stamps {path} {at} {PIECE}"));
-        }
-        scene.settle();
         scene.cache_all(0);
+        scene.settle();
         let (before, kept) = (scene.base.last(), scene.inside.stat("keep"));
         (0..BLOCKS).for_each(|blk| scene.base.set(0, blk, stamp + 1));
         scene.commit();
