@@ -67,7 +67,7 @@ pub struct FileNode {
     has_shrunk: AtomicBool,
     /// Somebody sees it as of this state, nobody as of an older one; [`UNWATCHED`] if nobody watches.
     watched: AtomicU64,
-    /// The ZBigFile itself changed under head: this node answers EIO, the name leads to a new one.
+    /// The ZBigFile itself changed under head: this node answers EIO, the name leads to a new one. Or the kernel forgot it.
     gone: AtomicBool,
 }
 
@@ -148,7 +148,7 @@ impl FileNode {
         Some(Tid(self.watched.load(Ordering::SeqCst))).filter(|&tid| tid != Tid(UNWATCHED))
     }
 
-    /// Whether the node outlived its ZBigFile.
+    /// Whether the node outlived its ZBigFile, or the kernel forgot it: then nothing that is read of it matters.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
@@ -432,6 +432,8 @@ impl Tree {
         match &known.node {
             Node::File(file) => {
                 let key = (file.rev, file.oid);
+                // A worker that has not heard of it may have something of it under way.
+                file.gone.store(true, Ordering::Release);
                 self.known.remove(&id);
                 dropped.push(id);
                 if self.files.get(&key) == Some(&id) {
