@@ -112,6 +112,7 @@ where
                 return Ok(tid);
             }
         }
+        // Its table was let go of, and nothing says yet when it came in: it was a hole there too.
         Ok(at)
     }
 

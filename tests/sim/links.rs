@@ -60,7 +60,10 @@ impl Asked<'_> {
             _ if self.shared.is(Mutant::RevTooShort) && is_old => tail,
             rev => rev,
         };
-        self.shared.check_rev(file, blk.0, (tail, at), rev);
+        // A file that everything of was just lost is noted anew: when it grew is not known until then.
+        if rev != at || !self.history.is_astray(oid) {
+            self.shared.check_rev(file, blk.0, (tail, at), rev);
+        }
         rev
     }
 }
