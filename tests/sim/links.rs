@@ -48,6 +48,10 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    fn is_lost(&self, oid: Oid) -> bool {
+        self.shared.lost.contains(&oid) || self.history.is_astray(oid)
+    }
+
     /// What the history says, or a mutant in its place.
     fn rev(&mut self, oid: Oid, blk: BlkNo, at: Tid, rev: Tid) -> Tid {
         let (file, tail) = (
@@ -61,7 +65,7 @@ impl Asked<'_> {
             rev => rev,
         };
         // A file that everything of was just lost is noted anew: when it grew is not known until then.
-        if rev != at || !self.history.is_astray(oid) {
+        if rev != at || !self.is_lost(oid) {
             self.shared.check_rev(file, blk.0, (tail, at), rev);
         }
         rev
@@ -96,8 +100,7 @@ impl Outside for Asked<'_> {
     }
 
     fn is_complete(&mut self, oid: Oid) -> bool {
-        let is_lost = self.shared.lost.contains(&oid) || self.history.is_astray(oid);
-        !is_lost || self.shared.is(Mutant::WatchedIncomplete)
+        !self.is_lost(oid) || self.shared.is(Mutant::WatchedIncomplete)
     }
 
     fn changes(&mut self, oid: Oid, at: Tid) -> Result<Vec<(BlkNo, Tid)>, Unknown> {
