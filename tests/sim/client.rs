@@ -154,6 +154,11 @@ impl Client {
         view.at.filter(|_| reads && view.asked.is_none())
     }
 
+    /// The server says that it broke the protocol.
+    pub(crate) fn is_broken(&mut self) {
+        self.gave_up |= self.is_bad; // a good one does not: then what it sees counts
+    }
+
     /// Whether it does not stand in the way of time.
     pub(crate) fn is_quiet(&self) -> bool {
         let listens = self.reading.is_some() && self.is_heard || self.is_over || self.is_closed;

@@ -282,7 +282,14 @@ impl LinkTable {
                     let message = ToWorker::Granted(caller.unique.0, granted);
                     shared.to.push((caller.worker, message));
                 }
-                Action::Log(..) => {}
+                Action::Log(link, text) => {
+                    // Who broke the protocol is told so, and is promised nothing from then on.
+                    let client = self.clients.get(&link);
+                    let client = client.and_then(|id| shared.clients.get_mut(id));
+                    if let Some(client) = client.filter(|_| text.contains("serve rx")) {
+                        client.is_broken();
+                    }
+                }
                 Action::Gone(link) => {
                     if let Some(id) = self.clients.remove(&link) {
                         shared.gone_clients.push(id);
