@@ -29,6 +29,7 @@ use crate::zodb::bigfile;
 use crate::zodb::need::{Absent, Ask, Step};
 use crate::zodb::object::decode_within;
 use crate::zodb::{Kind, ZodbError};
+use bytes::Bytes;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
@@ -86,7 +87,12 @@ impl FileService {
             Job::Abandoned => return Some(Ok(0)),
             Job::Lookup(oid) => self.step_lookup(port, task, *oid),
             Job::Getattr(file) => self.step_getattr(port, task, file),
-            Job::Read { file, off, len, .. } => self.step_read(port, task, file, (*off, *len)),
+            Job::Read {
+                file,
+                off,
+                len,
+                is_direct,
+            } => self.step_read(port, task, file, (*off, *len), *is_direct),
             Job::Store { file, ranges, then } => self.step_store(task, file, ranges, *then),
         };
         found.unwrap_or_else(|failure| {
@@ -281,6 +287,7 @@ impl FileService {
         task: &Task,
         file: &Arc<FileNode>,
         (off, len): (u64, usize),
+        is_direct: bool,
     ) -> Result<Option<Result<usize, i32>>, Failure> {
         let Some(info) = self.info(task, file.oid, file.id)? else {
             return Ok(None);
@@ -301,7 +308,13 @@ impl FileService {
         if !task::fill(&mut look, &info, off, out)? {
             return Ok(None);
         }
-        self.note_touch(file, &info, off, len);
+        if is_direct {
+            // Nobody knows which of it goes into the page cache: nothing is counted.
+            self.met
+                .extend(read::pieces(info.file.blksize.0, off, len).map(|_| 0));
+        } else {
+            self.note_touch(file, &info, off, len);
+        }
         let held = task.held.as_ref().expect("a READ is held");
         let out = &port.body(held)[..len];
         self.track(file, &info, &[(off, out)]);
@@ -328,10 +341,11 @@ impl FileService {
         held: Held,
         file: &FileNode,
         (off, len): (u64, usize),
+        is_direct: bool,
     ) {
         let held = match file.rev {
-            Rev::Head => self.probe(held, len, (file.id, off)),
-            Rev::At(_) => Some(held),
+            Rev::Head if !is_direct => self.probe(held, len, (file.id, off)),
+            _ => Some(held),
         };
         if let Some(held) = held {
             self.reply(port, held, Ok(len));
@@ -385,8 +399,16 @@ impl FileService {
         let span = |range: &Range<u64>| (range.start, &data[at(range.start)..at(range.end)]);
         self.track(file, &info, &ranges.iter().map(span).collect::<Vec<_>>());
         let data = buffer::freeze(data, at(end));
+        let wanted = |range: &Range<u64>| at(range.end) - at(range.start);
+        let is_sparse = ranges.iter().map(wanted).sum::<usize>() * 2 < data.len();
         let page = |range: &Range<u64>| {
             let data = data.slice(at(range.start)..at(range.end));
+            // What waits is counted by what it has, and holds all of the buffer.
+            let data = if is_sparse {
+                Bytes::copy_from_slice(&data)
+            } else {
+                data
+            };
             let (node, off) = (file.id, range.start);
             Store::Pages { node, off, data }
         };
@@ -408,16 +430,19 @@ impl FileService {
                 Job::Read {
                     file,
                     off,
-                    is_cached,
+                    is_direct,
                     ..
                 },
                 Ok(len),
-            ) if is_cached || file.rev != Rev::Head => {
+            ) => {
+                // The flags are those of the descriptor: a mapping of it has pages as any other.
                 let blks = std::mem::take(&mut self.blks);
+                let span = (off, len);
                 if blks.is_empty() {
-                    self.read_ready(port, held, &file, (off, len));
+                    self.read_ready(port, held, &file, span, is_direct);
                 } else {
-                    self.pin_first(port, (held, task.unique), file, (off, len), blks);
+                    let reader = (held, task.unique, is_direct);
+                    self.pin_first(port, reader, file, span, blks);
                 }
             }
             _ => self.reply(port, held, outcome),

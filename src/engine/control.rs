@@ -562,12 +562,17 @@ impl Work {
             return Some(HeadEvent::Kept);
         }
         let (at, control) = (self.head.at(), &self.control);
+        let mut bytes = 0;
         for &(node, blk) in blocks {
             let Some((blksize, seen)) = self.history.given(node, blk) else {
                 continue;
             };
             if !seen.may_be_whole(pagecache::pages(blksize)) {
                 continue; // the kernel cannot have all of it
+            }
+            bytes += blksize;
+            if bytes > limit::KEPT_BYTES_MAX as u64 {
+                break; // of more nothing would be left when somebody looks for it
             }
             let (Some(oid), Some(rev)) =
                 (self.history.oid(node), self.history.rev_at(node, blk, at))
@@ -603,12 +608,13 @@ impl Work {
             let Some(file) = file.filter(|file| file.size() > 0) else {
                 continue;
             };
-            let (pieces, opener) = (kept.take(place), None);
-            let _ = self.control.keeper.send(Keep {
-                file,
-                pieces,
-                opener,
-            });
+            if shared.keeping.load(Ordering::Relaxed) > limit::KEPT_BYTES_MAX {
+                continue; // they wait for a page of a READ: what is kept is bounded
+            }
+            let _ = self
+                .control
+                .keeper
+                .send(Keep::new(shared, file, kept.take(place), None));
         }
         self.apply(HeadEvent::Kept);
     }

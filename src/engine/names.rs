@@ -236,12 +236,11 @@ impl FileService {
                     Counters::add(&self.counters().reads, 1);
                     let rev = file.rev;
                     let is_direct = flags & libc::O_DIRECT.cast_unsigned() != 0;
-                    let is_cached = rev == Rev::Head && !is_direct;
                     let job = Job::Read {
                         file,
                         off,
                         len,
-                        is_cached,
+                        is_direct,
                     };
                     return self.admit(port, Task::new(Some(held), unique, rev, job));
                 }

@@ -162,12 +162,30 @@ impl Stores {
 /// Pages for a file below `@<tid>`, and who waits for them.
 #[derive(Debug)]
 pub(super) struct Keep {
-    /// The file.
-    pub(super) file: Arc<FileNode>,
+    file: Arc<FileNode>,
     /// Its pages; it may end before some of them.
-    pub(super) pieces: Vec<Piece>,
-    /// A worker, and the number of the OPEN it holds.
-    pub(super) opener: Option<(Mailbox<ToWorker>, Unique)>,
+    pieces: Vec<Piece>,
+    opener: Option<(Mailbox<ToWorker>, Unique)>,
+    bytes: usize,
+}
+
+impl Keep {
+    /// Of a file; the opener is a worker, and the number of the OPEN it holds.
+    pub(super) fn new(
+        shared: &Shared,
+        file: Arc<FileNode>,
+        pieces: Vec<Piece>,
+        opener: Option<(Mailbox<ToWorker>, Unique)>,
+    ) -> Self {
+        let bytes = pieces.iter().map(|(_, data)| data.len()).sum();
+        shared.keeping.fetch_add(bytes, Ordering::Relaxed);
+        Self {
+            file,
+            pieces,
+            opener,
+            bytes,
+        }
+    }
 }
 
 /// What zring-notify is told.
@@ -203,6 +221,7 @@ pub(super) fn start(
     let Inboxes { advance, keeps } = inboxes;
     let (dropping, storing, keeping) = (connection.clone(), connection.clone(), connection.clone());
     let (withdrawing, stores) = (Arc::clone(shared), Arc::clone(shared));
+    let kept = Arc::clone(shared);
     let log = shared.log.clone();
     Ok(vec![
         proc::spawn("zring-notify", move || {
@@ -261,6 +280,7 @@ pub(super) fn start(
                 file,
                 pieces,
                 opener,
+                bytes,
             } in keeps
             {
                 for (off, data) in pieces {
@@ -271,6 +291,7 @@ pub(super) fn start(
                         log.error(unstored(&file, off, error));
                     }
                 }
+                kept.keeping.fetch_sub(bytes, Ordering::Relaxed);
                 if let Some((worker, unique)) = opener {
                     worker.send(ToWorker::Stored(unique));
                 }

@@ -132,6 +132,8 @@ pub struct FileService {
     pub(super) own: Vec<ToWorker>,
     /// Requests of all workers, and when there were so many first.
     pub(super) quiet: (u64, Instant),
+    /// Where the clock of all workers begins.
+    pub(super) began: Instant,
 }
 
 impl FileService {
@@ -170,6 +172,7 @@ impl FileService {
             fetched: Vec::new(),
             own: Vec::new(),
             quiet: (0, Instant::now()),
+            began: shared.began,
             shared,
         }
     }
@@ -418,14 +421,8 @@ impl FileService {
         }
         let opener = Some((self.links.workers[self.index].clone(), unique));
         let file = Arc::clone(file);
-        self.links
-            .keeper
-            .send(Keep {
-                file,
-                pieces,
-                opener,
-            })
-            .is_ok()
+        let keep = Keep::new(&self.shared, file, pieces, opener);
+        self.links.keeper.send(keep).is_ok()
     }
 
     /// What an OPEN waited for is there.
@@ -568,6 +565,7 @@ impl Service for FileService {
         if let Some(look) = self.end_killed(port) {
             wait = Some(wait.map_or(look, |wait| wait.min(look)));
         }
+        self.stand_in(port); // for what was told since
         if self.shared.leave(self.index) {
             self.links.control.send(ToControl::Look);
         }

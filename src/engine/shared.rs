@@ -46,6 +46,7 @@ use crossbeam_channel::Sender;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 /// Shared by all threads of a mount.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ pub struct Shared {
     newest: AtomicU64,
     /// The latest states, the newest last.
     states: Mutex<States>,
+    /// Where the clock of all workers begins.
+    pub(super) began: Instant,
     /// What each worker answers from.
     busy: Vec<Busy>,
     /// The state that control waits for every worker to have, or 0.
@@ -97,6 +100,8 @@ pub struct Shared {
     pub kept_blocks: AtomicU64,
     /// Blocks of which the kernel did not give them back in time.
     pub kept_late: AtomicU64,
+    /// Bytes on their way to files below `@<tid>`.
+    pub keeping: AtomicUsize,
     /// Whether control goes on.
     pub control: Pulse,
     /// Whether the notifier does.
@@ -242,6 +247,7 @@ impl Shared {
             probe: Probe::default(),
             newest: AtomicU64::new(0),
             states: Mutex::default(),
+            began: Instant::now(),
             busy: (0..setup.workers).map(|_| Busy::default()).collect(),
             awaited: AtomicU64::new(0),
             counters: (0..setup.workers).map(|_| Counters::default()).collect(),
@@ -257,6 +263,7 @@ impl Shared {
             isolation: LinkCounts::default(),
             kept_blocks: AtomicU64::new(0),
             kept_late: AtomicU64::new(0),
+            keeping: AtomicUsize::new(0),
             control: Pulse::default(),
             notifier: Pulse::default(),
             transport: AtomicU64::new(0),
@@ -317,10 +324,12 @@ impl Shared {
         let mut states = self.states.lock().expect("a panic aborts");
         states.oids += published.oids.as_ref().map_or(0, |oids| oids.len());
         states.latest.push_back(published);
-        while states.latest.len() > limit::STATES_MAX || states.oids > limit::STATES_OIDS_MAX {
-            let Some(oldest) = states.latest.pop_front() else {
-                break;
-            };
+        let is_much = |states: &States| {
+            states.latest.len() > limit::STATES_MAX || states.oids > limit::STATES_OIDS_MAX
+        };
+        // The newest stays, however large: it is what workers go on to.
+        while states.latest.len() > 1 && is_much(&states) {
+            let oldest = states.latest.pop_front().expect("BUG: there are two");
             states.oids -= oldest.oids.as_ref().map_or(0, |oids| oids.len());
         }
         drop(states);

@@ -54,8 +54,8 @@ pub(super) enum Job {
         off: u64,
         /// Bytes wanted.
         len: usize,
-        /// They go through the page cache of head.
-        is_cached: bool,
+        /// The file is open with O_DIRECT: they go past the page cache, or into it, where it is mapped or read ahead of.
+        is_direct: bool,
     },
     /// Bytes, for the page cache.
     Store {

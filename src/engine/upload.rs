@@ -67,7 +67,9 @@ impl FileService {
                 continue;
             };
             let span = (piece.off, end, blksize);
-            let (met, in_order) = meetings.note(&mut touches, (file.id, blk), self.taken, span);
+            let place = (file.id, blk);
+            let clock = || self.began.elapsed();
+            let (met, in_order) = meetings.note(&mut touches, place, self.taken, span, clock);
             self.met.push(met);
             if !in_order {
                 continue;
@@ -188,9 +190,13 @@ impl FileService {
 
     /// The block that was touched last, and what all workers answered of it.
     fn take_touch(&self) -> Option<Touch> {
+        let mut meetings = self.shared.meetings();
         let mut touches = self.shared.touches(self.index)?;
         let last = touches.last()?;
         self.join_notes(&mut touches, self.index, last);
+        if let Some(meetings) = &mut meetings {
+            meetings.complete(last.0, last.1, self.began.elapsed());
+        }
         touches.take()
     }
 

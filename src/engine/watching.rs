@@ -34,6 +34,7 @@ pub(super) struct Pinning {
     file: Arc<FileNode>,
     off: u64,
     len: usize,
+    is_direct: bool,
 }
 
 /// Pages that are stored when they may be shown, if the state that they are of lasts so long.
@@ -332,7 +333,7 @@ impl FileService {
     pub(super) fn pin_first(
         &mut self,
         port: &mut Port,
-        (held, unique): (Held, Unique),
+        (held, unique, is_direct): (Held, Unique, bool),
         file: Arc<FileNode>,
         (off, len): (u64, usize),
         blks: Vec<BlkNo>,
@@ -356,6 +357,7 @@ impl FileService {
             file,
             off,
             len,
+            is_direct,
         });
         self.watching.listener.begin();
         self.tell_links(OfLink::Ask(self.caller(unique), oid, blks, Some(reader)));
@@ -417,6 +419,7 @@ impl FileService {
             file,
             off,
             len,
+            is_direct,
             ..
         } = pinning.swap_remove(at);
         if pinning.is_empty() {
@@ -425,7 +428,7 @@ impl FileService {
         if !granted {
             return self.reply(port, held, Err(libc::EIO));
         }
-        self.read_ready(port, held, &file, (off, len));
+        self.read_ready(port, held, &file, (off, len), is_direct);
     }
 
     /// The node of a file that the kernel forgot is of no interest any more.

@@ -405,13 +405,6 @@ impl<S: Source> History<S> {
         Ok(effect)
     }
 
-    /// The revision that a client of a view as of `at` is sent to for a block, if that is easy to tell.
-    pub fn rev_at(&mut self, node: NodeId, blk: BlkNo, at: Tid) -> Option<Tid> {
-        let oid = self.oid(node)?;
-        let found = self.ask(|tail, states, need| tail.rev_at(states, need, oid, blk, at));
-        found.ok().map(|found| found.tid)
-    }
-
     /// Asks until everything is at hand.
     pub(super) fn ask<T>(
         &mut self,

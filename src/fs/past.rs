@@ -8,7 +8,7 @@
 
 use super::history::{History, Source, Unasked};
 use super::read;
-use crate::base::{BlkNo, Oid, Tid};
+use crate::base::{BlkNo, NodeId, Oid, Tid};
 use crate::iso::Unknown;
 use crate::tail::state::ask;
 use crate::tail::{FTail, Need, Which};
@@ -63,6 +63,12 @@ where
             return Ok(None);
         }
         self.rev_for(oid, blk, at).map(Some)
+    }
+
+    /// Where a client of a view as of `at` is sent to for a block of a node, if that can be told.
+    pub fn rev_at(&mut self, node: NodeId, blk: BlkNo, at: Tid) -> Option<Tid> {
+        let oid = self.oid(node)?;
+        self.rev_for(oid, blk, at).ok()
     }
 
     /// Whether [`Self::revision`] of these blocks as of these states does without the database.
@@ -179,7 +185,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     #![allow(clippy::disallowed_methods, reason = "a measurement")]
     use super::*;
-    use crate::base::{BlkSize, NodeId};
+    use crate::base::BlkSize;
     use crate::fs::cache::Kept;
     use crate::fs::history::Passing;
     use crate::fs::states::Known;

@@ -15,10 +15,11 @@
 use crate::base::{BlkNo, NodeId};
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 /// Blocks noted per worker. Beyond it nobody is reading on in the oldest.
 const NOTES_MAX: usize = 64;
-/// Separate ranges remembered per block; one more joins the nearest.
+/// Separate ranges remembered per block; one more is not.
 const RANGES_MAX: usize = 8;
 /// Bytes of one piece: a page that a reader wants next is not locked for longer than it takes to store so many.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -46,8 +47,8 @@ impl Touch {
         &self.covered[..self.ranges]
     }
 
-    /// Adds a range, joining what touches it. False when there is no room to remember it.
-    fn cover(&mut self, mut lo: u64, mut hi: u64) {
+    /// Adds a range, joining what touches it. False when there is no room to remember it: those pages will be stored once more.
+    fn cover(&mut self, mut lo: u64, mut hi: u64) -> bool {
         let mut kept = 0;
         for i in 0..self.ranges {
             let (a, b) = self.covered[i];
@@ -60,11 +61,12 @@ impl Touch {
         }
         self.ranges = kept;
         if kept == RANGES_MAX {
-            return; // forgotten: those pages will be stored once more
+            return false;
         }
         self.covered[kept] = (lo, hi);
         self.ranges += 1;
         self.covered[..self.ranges].sort_unstable();
+        true
     }
 
     /// Adds what another worker noted of the same block.
@@ -175,8 +177,8 @@ impl Touches {
         if piece.is_empty() {
             return None;
         }
-        touch.cover(piece.start, piece.end);
-        Some(piece)
+        // What is not remembered would be taken again and again.
+        touch.cover(piece.start, piece.end).then_some(piece)
     }
 
     /// The block touched last.
@@ -209,6 +211,8 @@ impl Touches {
 
 /// Bytes of the smallest block of which anybody is told.
 pub const MET_BYTES: u64 = LEFT_BYTES + PIECE_BYTES + 4096;
+/// How long READs of a block may have been on their way when it is complete. A later one reads what was let go of since: a first touch.
+const LATE: Duration = Duration::from_millis(10);
 /// Meetings that are remembered: READs of a block that are on their way when it is complete look there.
 const MEETINGS_MAX: usize = 16;
 
@@ -219,39 +223,55 @@ pub struct Meetings {
     last: VecDeque<Meeting>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Meeting {
     node: NodeId,
     blk: BlkNo,
     /// The state of head that it is of.
     state: u64,
     from: u64,
-    /// Nothing is missing any more: who still reads of it had asked before.
-    is_over: bool,
+    /// Since when nothing is missing any more: who still reads of it had asked before.
+    over: Option<Duration>,
 }
 
 impl Meetings {
     /// A READ brings `[lo, hi)` of a block of `len` bytes into the page cache: notes it, unless nothing was missing before. Gives the first byte
-    /// that somebody else stores, if that is of this state, and whether the READ is in order ([`Touches::note`]).
+    /// that somebody else stores, if that is of this state, and whether the READ is in order ([`Touches::note`]). `clock` is asked only where
+    /// it matters.
     pub fn note(
         &mut self,
         touches: &mut Touches,
         (node, blk): (NodeId, BlkNo),
         state: u64,
         (lo, hi, len): (u64, u64, u64),
+        clock: impl Fn() -> Duration,
     ) -> (u64, bool) {
-        let found = self.last.iter_mut().rev();
-        let mut found = found.filter(|m| m.blk == blk && m.node == node);
-        let found = found.next().filter(|m| m.state == state);
-        let from = found.as_ref().map_or(u64::MAX, |m| m.from);
-        if found.as_ref().is_some_and(|m| m.is_over) {
-            return (from, false);
+        let met = self.find(node, blk);
+        let mut found = met.map(|at| self.last[at]).filter(|m| m.state == state);
+        if let (Some(at), Some(over)) = (met, found.and_then(|m| m.over)) {
+            if clock().saturating_sub(over) < LATE {
+                return (self.last[at].from, false);
+            }
+            self.last.remove(at);
+            found = None;
         }
         let in_order = touches.note(node, blk, lo, hi, len);
-        if let Some(meeting) = found {
-            meeting.is_over = touches.find(node, blk).is_none();
+        if found.is_some() && touches.find(node, blk).is_none() {
+            self.complete(node, blk, clock());
         }
-        (from, in_order)
+        (found.map_or(u64::MAX, |m| m.from), in_order)
+    }
+
+    /// Nothing is missing of a block any more.
+    pub fn complete(&mut self, node: NodeId, blk: BlkNo, now: Duration) {
+        if let Some(at) = self.find(node, blk) {
+            self.last[at].over.get_or_insert(now);
+        }
+    }
+
+    fn find(&self, node: NodeId, blk: BlkNo) -> Option<usize> {
+        let mut last = self.last.iter();
+        last.rposition(|m| m.blk == blk && m.node == node)
     }
 
     /// Somebody stores a block from this byte on, all that is missing behind it too.
@@ -265,7 +285,7 @@ impl Meetings {
             blk,
             state,
             from,
-            is_over: false,
+            over: None,
         });
     }
 }
@@ -382,8 +402,11 @@ mod tests {
         const LEN: u64 = 2 << 20;
         let place = (NodeId(70), BlkNo(3));
         let (mut touches, mut meetings) = (Touches::default(), Meetings::default());
+        let ms = std::cell::Cell::new(100);
         let read = |meetings: &mut Meetings, touches: &mut Touches, state, lo, hi| {
-            meetings.note(touches, place, state, (lo, hi, LEN))
+            meetings.note(touches, place, state, (lo, hi, LEN), || {
+                Duration::from_millis(ms.get())
+            })
         };
         read(&mut meetings, &mut touches, 5, 0, LEFT_BYTES);
         while let Some(piece) = touches.take_last(place.0, place.1, LEN) {
@@ -406,6 +429,11 @@ mod tests {
         let late = read(&mut meetings, &mut touches, 5, from, end);
         assert_eq!(late, (from, false));
         assert!(touches.is_empty(), "all of it would be stored again");
+        // What comes later was let go of meanwhile: it is one, and counts.
+        ms.set(200);
+        let again = read(&mut meetings, &mut touches, 5, from, end);
+        assert_eq!(again, (u64::MAX, false));
+        assert!(touches.take().is_some());
         // In the next state it is one.
         read(&mut meetings, &mut touches, 6, 0, 4096);
         assert!(!touches.is_empty());
@@ -415,6 +443,32 @@ mod tests {
         assert_eq!(meetings.last.len(), MEETINGS_MAX);
         let (met, _) = read(&mut meetings, &mut touches, 5, from, end);
         assert_eq!(met, u64::MAX, "forgotten in time");
+    }
+
+    #[test]
+    fn what_cannot_be_remembered_is_not_taken_again_and_again() {
+        const LEN: u64 = 2 << 20;
+        let (node, blk) = (NodeId(70), BlkNo(0));
+        let mut touches = Touches::default();
+        for n in 0..RANGES_MAX as u64 {
+            touches.note(node, blk, n * 8192, n * 8192 + 4096, LEN);
+        }
+        assert_eq!(touches.take_last(node, blk, LEN), None);
+    }
+
+    #[test]
+    fn a_block_that_is_stored_when_nobody_asks_is_met_no_more() {
+        let place = (NodeId(70), BlkNo(0));
+        let (mut touches, mut meetings) = (Touches::default(), Meetings::default());
+        meetings.store(place.0, place.1, 5, 1 << 20);
+        meetings.complete(place.0, place.1, Duration::from_millis(100));
+        let mut read = |ms| {
+            let clock = || Duration::from_millis(ms);
+            meetings.note(&mut touches, place, 5, (0, 4096, 2 << 20), clock)
+        };
+        assert_eq!(read(105), (1 << 20, false), "it was on its way");
+        assert_eq!(read(110), (u64::MAX, false));
+        assert!(!touches.is_empty());
     }
 
     #[test]

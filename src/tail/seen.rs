@@ -6,6 +6,9 @@
 
 use rustc_hash::FxHashSet;
 
+/// Sums that are looked at for two runs: a quarter of a block of 2 MiB, 0.5 ms.
+const LOOKS_MAX: usize = 1 << 15;
+
 /// Pages of a block, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -43,8 +46,9 @@ impl Seen {
         if windows(pages, run).any(|sum| sum == left) {
             return true;
         }
-        // The longer one is longer than half; to look for two long ones would take milliseconds.
-        let most = if run <= pages.len() / 4 { run / 2 } else { 0 };
+        // The longer one is longer than half; to look for two long ones, or in many pages, would take milliseconds.
+        let is_short = run <= pages.len() / 4 && run / 2 * pages.len() <= LOOKS_MAX;
+        let most = if is_short { run / 2 } else { 0 };
         (1..=most).any(|len| {
             let short: FxHashSet<u64> = windows(pages, len).collect();
             windows(pages, run - len).any(|sum| short.contains(&left.wrapping_sub(sum)))

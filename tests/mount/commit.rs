@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use zring::base::Tid;
-use zring::zodb::write::Leaf;
+use zring::zodb::write::{self, Leaf};
 
 use crate::base::Base;
 use crate::child::becomes_true;
@@ -28,6 +28,7 @@ on_each_transport!(
     blocks_smaller_than_a_page,
     partly_cached,
     read_in_order,
+    a_million_objects_at_once,
 );
 
 /// A mount of a database that the test writes, and somebody inside.
@@ -536,5 +537,31 @@ fn read_in_order(transport: Transport) {
             scene.moved(0, blk, before, stamp);
         }
     }
+    scene.stop();
+}
+
+/// More changed objects than all the states are remembered with: workers go on to it all the same, and to the next one.
+fn a_million_objects_at_once(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("million", 120);
+    let mut scene = Scene::new(&rig, transport, |base| {
+        let file = base.file(4096, Leaf::Blk0);
+        (0..4).for_each(|blk| base.set(file, blk, 1));
+    });
+    scene.read_all(0);
+    for stamp in 2..4 {
+        for _ in 0..(1 << 20) + 2 {
+            let oid = scene.base.fresh();
+            scene.base.put(oid, write::zdata(b"x"));
+        }
+        scene.base.set(0, 1, stamp);
+        scene.commit();
+        scene.read_all(0);
+    }
+    scene.base.set(0, 2, 9);
+    scene.commit();
+    scene.read_all(0);
     scene.stop();
 }

@@ -35,6 +35,7 @@ mod content;
 mod crowd;
 mod damage;
 mod defect;
+mod direct;
 mod fault;
 mod fstab;
 mod kernel_off;

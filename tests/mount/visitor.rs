@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -99,12 +99,20 @@ impl Inside {
                 }
                 runs(stamps(&buf[..len], n(2)))
             }
-            "mapped" => {
+            "mapped" | "direct" => {
                 let (from, len) = (
                     usize::try_from(n(2)).unwrap(),
                     usize::try_from(n(3)).unwrap(),
                 );
-                let map = map(&self.file(words[1])?)?;
+                let file = match words[0] {
+                    "direct" => {
+                        let mut how = File::options();
+                        how.read(true).custom_flags(libc::O_DIRECT);
+                        how.open(path.unwrap())?
+                    }
+                    _ => self.file(words[1])?,
+                };
+                let map = map(&file)?;
                 runs(stamps(&map[from..from + len], n(2)))
             }
             "hex" => {
