@@ -301,7 +301,7 @@ fn a_file_grows(transport: Transport) {
         scene.cache_all(file);
         scene.base.set(file, blocks + 2, 3); // a hole before it
     }
-    scene.commit();
+    let grown = scene.commit();
     for (file, (_, blocks, _)) in SIZES.into_iter().enumerate() {
         scene.only_dropped(file, &[blocks + 1, blocks + 2]);
         scene.cache_all(file);
@@ -310,6 +310,11 @@ fn a_file_grows(transport: Transport) {
     scene.commit();
     for (file, (blksize, blocks, _)) in SIZES.into_iter().enumerate() {
         scene.only_dropped(file, &[blocks + 1]);
+        // A hole is found where it came into the file: a client is sent there.
+        let then = scene.base.files[file].at(grown);
+        scene.inside.ask(&format!("hold {then}"));
+        let place = usize::try_from(blocks + 1).unwrap();
+        assert_eq!(scene.cached(file, &then)[place], Some(true), "{then}");
         // What a hole was before belongs to a revision that ends before it, and does so still.
         let old = scene.base.files[file].at(scene.start);
         scene.inside.ask(&format!("hold {old}"));

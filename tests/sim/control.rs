@@ -490,9 +490,13 @@ impl Control {
                 self.asked.push((node, blk.0));
                 continue;
             };
-            let rev = match shared.is(Mutant::KeptUnderWrongRev) {
-                true => next.tid,
-                false => rev,
+            let tail = self.history.tail().tail();
+            let file = shared.data.file(oid).expect("it has a node");
+            let is_short = shared.data.content(file, tail).len() as u64 <= blk.0 * blksize;
+            let rev = match rev {
+                _ if shared.is(Mutant::KeptUnderWrongRev) => next.tid,
+                _ if shared.is(Mutant::KeptBehindEnd) && is_short => tail,
+                rev => rev,
             };
             self.asked.push((node, blk.0));
             self.retrieval
