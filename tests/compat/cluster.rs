@@ -3,7 +3,6 @@
 use super::{Bed, Certificate, conforms, follow, opened_remote, same_history};
 use crate::neo::{Cluster, Tls};
 use crate::oracle::{Dir, Dump, command, oracle, python};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -188,10 +187,7 @@ struct Real {
 
 impl Real {
     fn start(tree: &str, python: &str) -> Self {
-        let free = || {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            free.local_addr().unwrap().port()
-        };
+        let free = crate::neo::free_port;
         let (dir, port) = (Dir::new(), free());
         let mut this = Self {
             dir,

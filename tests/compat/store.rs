@@ -20,7 +20,7 @@ mod postgres;
 use oracle::{Answers, Dir, Dump, command, make, python, run};
 use postgres::{DATABASE, Postgres};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -90,9 +90,7 @@ impl Zeo {
 
     /// The same with a further section for its `<zeo>`.
     fn start_with(python: &str, dir: Dir, msgpack: bool, section: &str) -> Self {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = crate::neo::free_port();
         let (conf, file) = (dir.file("zeo.conf"), dir.file("Data.fs"));
         let text = format!(
             "<zeo>\n address 127.0.0.1:{port}\n msgpack {msgpack}\n{section}</zeo>\n<filestorage main>\n path {file}\n</filestorage>\n"

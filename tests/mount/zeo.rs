@@ -17,6 +17,7 @@ use crate::child::{Running, becomes_true};
 use crate::data::{Database, database};
 use crate::live::{Writer, followed};
 use crate::machine::{Transport, number, python};
+use crate::neo::free_port;
 use crate::on_each_transport;
 use crate::rig::{Mount, Rig, SHORT, no_bug, verdict};
 
@@ -45,10 +46,7 @@ impl<'r> Server<'r> {
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let address = match kind {
             Kind::Unix => rig.path(&format!("zeo{n}")).display().to_string(),
-            Kind::Tcp => {
-                let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-                free.local_addr().unwrap().to_string()
-            }
+            Kind::Tcp => format!("127.0.0.1:{}", free_port()),
         };
         let mut this = Self {
             rig,
@@ -355,9 +353,7 @@ fn says_what_is_wrong_with_a_server() {
         stream.write_all(b"SSH-2.0-OpenSSH_9.6\r\n").unwrap();
         let _ = stream.read(&mut [0; 100]);
     });
-    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let refused = format!("zeo://{}", nobody.local_addr().unwrap());
-    drop(nobody);
+    let refused = format!("zeo://127.0.0.1:{}", free_port());
     for (zurl, code, says) in [
         (format!("{zurl}?storage=two"), 1, "unknown storage: two"),
         (other, 1, "the server sends no sound messages"),

@@ -49,6 +49,19 @@ fn packet(id: i64, code: i64, args: impl IntoIterator<Item = Value>) -> Vec<u8> 
     out
 }
 
+/// A port that nobody is given who connects somewhere: a node that was killed finds it free when it comes back.
+pub(crate) fn free_port() -> u16 {
+    static GIVEN: AtomicUsize = AtomicUsize::new(0);
+    let first = std::process::id() as usize * 61;
+    loop {
+        let n = first + GIVEN.fetch_add(1, Ordering::SeqCst);
+        let port = u16::try_from(20_000 + n % 12_000).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A node: where it listens, and who is connected.
 struct Node {
     port: u16,
@@ -62,9 +75,8 @@ struct Node {
 impl Node {
     fn new(has_front: bool) -> Self {
         let front = has_front.then(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         Self {
-            port: free.local_addr().unwrap().port(),
+            port: free_port(),
             front,
             is_up: Arc::default(),
             streams: Mutex::default(),
