@@ -296,14 +296,29 @@ fn serve(
 /// First word of what the daemon tells the command, on its stdout.
 const READY: &str = "ready";
 
+/// The file that `log_file` names.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "log_file={path} cannot be opened; name a file in a directory that is there and that this user may write to"
+)]
+struct LogError {
+    path: String,
+    source: io::Error,
+}
+
+/// Tells the command that waits why there is no mount.
+fn refuse(code: u8, error: &anyhow::Error) -> ! {
+    let _ = write!(io::stdout(), "{code} {error:#}");
+    std::process::exit(1)
+}
+
 /// The daemon's side: stdout is the pipe to the command that waits.
 fn serve_in_background(request: &Request, database: Zurl) -> Outcome {
-    let log: Box<str> = request
-        .options
-        .log_file
-        .as_deref()
-        .unwrap_or("/dev/null")
-        .into();
+    let named = request.options.log_file.as_deref();
+    let log = proc::open_log(named).unwrap_or_else(|source| {
+        let path = named.unwrap_or("/dev/null").to_owned();
+        refuse(1, &anyhow!(LogError { path, source }))
+    });
     let outcome = serve(request, database, request.mountpoint.clone(), |serving| {
         let _ = writeln!(
             io::stdout(),
@@ -313,10 +328,7 @@ fn serve_in_background(request: &Request, database: Zurl) -> Outcome {
         );
         let _ = proc::let_go_of_terminal(&log);
     });
-    outcome.or_else(|error| {
-        let _ = write!(io::stdout(), "{} {:#}", code_of(&error), anyhow!(error));
-        std::process::exit(1)
-    })
+    outcome.map_err(|error| refuse(code_of(&error), &anyhow!(error)))
 }
 
 /// The command's side: starts the daemon, waits for its word, then for the mount itself.
