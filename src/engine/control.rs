@@ -16,6 +16,7 @@ pub use place::Place;
 use super::follow::{self, LOOK_EVERY, Watch};
 use super::history::{self, History, Source, Unloaded};
 use super::links::LinkTable;
+use super::log::Chain;
 use super::notifier::{Keep, Store, ToNotifier};
 use super::retrieval::{Retrieval, unretrieved};
 use super::shared::{Mailbox, Published, Shared, ToControl, ToWorker};
@@ -158,7 +159,10 @@ impl Control {
             });
             let turn = |changed| place.with(|work| work.turn(changed)).flatten();
             if let Err(error) = follow::run(rings, &watch, &waker, turn) {
-                log.error(format!("the database can no longer be followed: {error}"));
+                log.error(format!(
+                    "the database can no longer be followed: {}",
+                    Chain(&error)
+                ));
                 place.with(Work::fail);
             }
             place.clear();
@@ -187,7 +191,7 @@ impl Work {
                 ToControl::Shortened => self.apply(HeadEvent::Shortened),
                 ToControl::Dropped => self.apply(HeadEvent::Dropped),
                 ToControl::DropFailed(error) => {
-                    self.control.shared.log.error(error);
+                    self.control.shared.log.error(Chain(&error));
                     self.abandon();
                 }
                 ToControl::Forgotten(nodes) => {
@@ -410,7 +414,7 @@ impl Work {
     fn trouble(&mut self, error: &FollowError) -> Duration {
         let last = error.is_final();
         if last || self.troubled.is_none() {
-            let shared = &self.control.shared;
+            let (shared, error) = (&self.control.shared, Chain(error));
             match shared.is_drop_in {
                 true => shared.log.error(format!("zwatch {}: {error}", shared.zurl)),
                 false => shared.log.error(error),
@@ -526,7 +530,8 @@ impl Work {
         effect.unwrap_or_else(|Failed { effect, error }| {
             let log = &self.control.shared.log;
             log.error(format!(
-                "what @{tid} changed cannot be told, all cached pages of head go: {error}"
+                "what @{tid} changed cannot be told, all cached pages of head go: {}",
+                Chain(&error)
             ));
             effect
         })
