@@ -314,7 +314,10 @@ impl Work {
             Ok(poll) => poll,
             Err(error) => return self.trouble(&error),
         };
-        self.troubled = None;
+        // A file that is to be opened has not been yet, and the last one may have failed.
+        if poll.reopen.is_none() && self.troubled.take().is_some() {
+            self.show_trouble(false);
+        }
         for notice in &poll.notices {
             self.notice(notice);
         }
@@ -396,7 +399,9 @@ impl Work {
     /// Reports a tail that stays as no writer leaves it, once.
     fn watch_tail(&mut self, tail: Tail) {
         let Tail::Suspicious { pos, what } = tail else {
-            self.suspicious = None;
+            if self.suspicious.take().is_some() {
+                self.show_tail_fault(0);
+            }
             return;
         };
         let (since, reported) = self
@@ -404,6 +409,7 @@ impl Work {
             .get_or_insert_with(|| (Instant::now(), false));
         if !*reported && since.elapsed() > SUSPICIOUS {
             *reported = true;
+            self.show_tail_fault(pos);
             self.control.shared.log.warning(format!(
                 "the database goes on at position {pos} with something that is no transaction ({what}); serving up to there"
             ));
@@ -421,10 +427,21 @@ impl Work {
             }
         }
         self.troubled.get_or_insert_with(Instant::now);
+        self.show_trouble(true);
         if last {
             self.fail();
         }
         LOOK_EVERY
+    }
+
+    fn show_trouble(&self, is_there: bool) {
+        let standstill = &self.control.shared.standstill;
+        standstill.troubled.store(is_there, Ordering::Relaxed);
+    }
+
+    fn show_tail_fault(&self, pos: u64) {
+        let standstill = &self.control.shared.standstill;
+        standstill.tail_fault.store(pos, Ordering::Relaxed);
     }
 
     /// Nothing changed, but files are to be forgotten: a state that is the same.

@@ -37,6 +37,7 @@ mod damage;
 mod defect;
 mod fault;
 mod fstab;
+mod health;
 mod kernel_off;
 mod layers;
 mod limit;
