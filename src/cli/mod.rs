@@ -6,6 +6,7 @@
 
 mod args;
 mod check;
+mod cover;
 mod demo;
 mod doctor;
 mod etag;

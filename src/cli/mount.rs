@@ -6,7 +6,7 @@
 use super::args::{Args, Parser, Usage};
 use super::options::{self, OptionError, Options};
 use super::progress::Progress;
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, cover};
 use crate::engine::daemon::{self, DaemonError, Ending};
 use crate::engine::log::{Log, Style};
 use crate::engine::start::{Choice, StartError};
@@ -134,6 +134,8 @@ fn perform(request: &Request) -> Outcome {
     let Some(mountpoint) = clear_mountpoint(&request.mountpoint, &request.zurl)? else {
         return Ok(());
     };
+    let log = request.options.log_file.as_deref().map(Path::new);
+    cover::check(&mountpoint, &database, log)?;
     if request.foreground {
         let outcome = serve(request, database, mountpoint, |_| {});
         return outcome.map_err(|error| Failure::new(code_of(&error), error));

@@ -52,6 +52,7 @@ mod restart;
 mod rev;
 mod shorter;
 mod soak;
+mod start;
 mod topology;
 mod tree;
 mod user;
