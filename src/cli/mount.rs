@@ -321,7 +321,10 @@ fn serve_in_background(request: &Request, database: Zurl) -> Outcome {
         let path = named.unwrap_or("/dev/null").to_owned();
         refuse(1, &anyhow!(LogError { path, source }))
     });
+    // Until it serves, the command that waits is all that anybody can end.
+    proc::end_with_parent(true);
     let outcome = serve(request, database, request.mountpoint.clone(), |serving| {
+        proc::end_with_parent(false);
         let _ = writeln!(
             io::stdout(),
             "{READY} {} {}",
@@ -357,7 +360,13 @@ fn start_daemon(request: &Request, mountpoint: &Path) -> Outcome {
         .context("the daemon's word cannot be read")?;
     let Some((first, rest)) = word.split_once(' ') else {
         let status = child.wait().context("the daemon is gone")?;
-        return Err(anyhow!("the daemon ended without a word ({status})").into());
+        return Err(
+            match status.code().and_then(|code| u8::try_from(code).ok()) {
+                // It was told to, before it served.
+                Some(code) if code > 128 => Failure::new(code, anyhow!("stopped by a signal")),
+                _ => anyhow!("the daemon ended without a word ({status})").into(),
+            },
+        );
     };
     if first != READY {
         let _ = child.wait();

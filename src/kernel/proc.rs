@@ -322,6 +322,12 @@ pub fn block_signals() -> io::Result<()> {
     Ok(stop_signals().thread_block()?)
 }
 
+/// Has SIGTERM come when the thread ends that started this process, until that is taken back.
+pub fn end_with_parent(is_so: bool) {
+    let signal = is_so.then_some(Signal::SIGTERM);
+    let _ = nix::sys::prctl::set_pdeathsig(signal); // every signal there is may be named
+}
+
 /// Waits for a stopping signal; the exit status of who is ended by it.
 pub fn wait_for_stop_code() -> u8 {
     loop {

@@ -1,13 +1,16 @@
-//! What a mount refuses before it is made.
+//! What a mount refuses before it is made, what ends it before it is there, and an end that nobody can help.
 
+use std::net::TcpListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use zring::zodb::write::Leaf;
 
 use crate::base::Base;
-use crate::child::Ended;
+use crate::child::{Ended, becomes_true};
 use crate::damage::refused;
-use crate::machine::Transport;
+use crate::machine::{Transport, lack, on_path, root_or_lack, zring};
 use crate::rig::{Rig, SHORT, no_bug, zurl};
 
 fn database(path: &Path) {
@@ -60,4 +63,105 @@ fn a_mountpoint_that_covers_the_database_is_refused() {
     std::fs::create_dir(&next).unwrap();
     let mount = rig.mount("mnt/db/here", &inside, "transport=plain");
     mount.unwrap_or_else(|e| panic!("no mount: {e}")).stop();
+}
+
+/// A server that takes connections and says nothing: a start that takes long, as one does that builds an index.
+#[test]
+fn a_start_ends_at_once_when_it_is_told_to() {
+    if !Transport::Plain.is_there() {
+        return;
+    }
+    let rig = Rig::new("start", 60);
+    let at = rig.path("mnt");
+    std::fs::create_dir(&at).unwrap();
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let zurl = format!("zeo://127.0.0.1:{}", deaf.local_addr().unwrap().port());
+    let is_waiting = |pid: i32| {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter();
+        let names = tasks
+            .flatten()
+            .flatten()
+            .map(|task| task.path().join("comm"));
+        let mut names = names.filter_map(|path| std::fs::read_to_string(path).ok());
+        names.any(|name| name == "zring-signal\n")
+    };
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut c = rig.zring();
+        c.args(["mount", "-f", &zurl]).arg(&at);
+        let daemon = rig.start(&mut c);
+        let pid = daemon.pid().as_raw();
+        assert!(
+            becomes_true(SHORT, || is_waiting(pid)),
+            "{}",
+            daemon.err_so_far()
+        );
+        let began = Instant::now();
+        daemon.signal(signal);
+        let ended = daemon.wait(SHORT);
+        no_bug(&ended);
+        assert_eq!(ended.code(), Some(128 + signal as i32), "{ended}");
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    // In the background: the daemon, or the command that waits for it.
+    for of_daemon in [true, false] {
+        let mut c = rig.zring();
+        c.args(["mount", &zurl]).arg(&at);
+        let command = rig.start(&mut c);
+        let daemon = || {
+            let all = rig.processes().into_iter();
+            all.filter(|&pid| pid != command.pid())
+                .find(|pid| is_waiting(pid.as_raw()))
+        };
+        assert!(becomes_true(SHORT, || daemon().is_some()));
+        let who = if of_daemon {
+            daemon().unwrap()
+        } else {
+            command.pid()
+        };
+        kill(who, Signal::SIGTERM).unwrap();
+        let ended = command.wait(Duration::from_secs(5));
+        match of_daemon {
+            true => assert_eq!(ended.code(), Some(143), "{ended}"),
+            false => assert_eq!(ended.signal(), Some(15), "{ended}"),
+        }
+        let is_over = becomes_true(Duration::from_secs(2), || rig.processes().is_empty());
+        assert!(is_over, "the daemon goes on: {ended}");
+    }
+    assert!(rig.mount_lines(&at).is_empty());
+}
+
+/// Where there is no control file to abort the connection by, a client that keeps the mount busy does not keep the daemon.
+#[test]
+fn a_busy_mount_without_a_control_file_ends() {
+    if !Transport::Plain.is_there() || !root_or_lack("a mount without a control file") {
+        return;
+    }
+    if !on_path("unshare") {
+        return lack("a mount without a control file: no unshare");
+    }
+    const SCRIPT: &str = "
+        mount -t tmpfs none /sys/fs/fuse/connections || exit 99
+        \"$ZRING\" mount -f -o transport=plain \"$ZURL\" mnt & daemon=$!
+        until test -s mnt/head/at; do kill -0 $daemon || exit 98; sleep 0.1; done
+        exec 3<mnt/head/at
+        kill -TERM $daemon
+        wait $daemon";
+    let rig = Rig::new("no abort", 90);
+    std::fs::create_dir(rig.path("mnt")).unwrap();
+    let path = rig.path("Data.fs");
+    database(&path);
+    let mut c = rig.command("unshare");
+    c.args(["-m", "sh", "-c", SCRIPT]);
+    c.env("ZRING", zring()).env("ZURL", zurl(&path));
+    let began = Instant::now();
+    let ended = rig.run(&mut c, SHORT);
+    no_bug(&ended);
+    assert_eq!(ended.code(), Some(1), "{ended}");
+    assert!(ended.err.contains("cannot be aborted"), "{ended}");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(12), "{took:?}"); // 10 s from the signal on
 }
