@@ -168,6 +168,12 @@ pub fn run(
     start.mounts();
     let mut parts = None;
     let running = start::start(spec, options.transport, |connection, session, seats| {
+        // Before the first reader is answered.
+        if let Some(kb) = options.read_ahead_kb
+            && let Err(error) = connection.set_read_ahead_kb(kb)
+        {
+            log.warning(format!("readahead stays the kernel's: {error}"));
+        }
         let shared = Arc::new(Shared::new(Setup {
             at,
             workers: seats.len(),
@@ -231,11 +237,6 @@ pub fn run(
         TransportKind::Uring => RINGS,
     };
     shared.transport.store(transport, Ordering::Relaxed);
-    if let Some(kb) = options.read_ahead_kb
-        && let Err(error) = running.connection.set_read_ahead_kb(kb)
-    {
-        log.warning(format!("readahead stays the kernel's: {error}"));
-    }
     let parked = workers.clone();
     let control_thread = Control {
         store,

@@ -165,3 +165,37 @@ fn a_busy_mount_without_a_control_file_ends() {
     let took = began.elapsed();
     assert!(took < Duration::from_secs(12), "{took:?}"); // 10 s from the signal on
 }
+
+/// The readahead of a mount is the kernel's own, or as it was told; not that of a server in another one's place.
+#[test]
+fn readahead_is_as_it_was_told() {
+    if !Transport::Plain.is_there() || !root_or_lack("readahead of a mount") {
+        return;
+    }
+    let rig = Rig::new("readahead", 60);
+    let path = rig.path("Data.fs");
+    database(&path);
+    for (option, want) in [
+        ("", "128"),
+        (",read_ahead=256k", "256"),
+        (",read_ahead=2M", "2048"),
+    ] {
+        let options = format!("transport=plain{option}");
+        let mount = rig.mount("mnt", &zurl(&path), &options);
+        let mount = mount.unwrap_or_else(|e| panic!("no mount: {e}"));
+        let minor = rig.mount_lines(&mount.at)[0].minor;
+        let shown = std::fs::read_to_string(format!("/sys/class/bdi/0:{minor}/read_ahead_kb"));
+        let Ok(shown) = shown else {
+            return lack("readahead of a mount: no /sys/class/bdi");
+        };
+        assert_eq!(shown.trim(), want, "{options}");
+        let said = mount.stop();
+        assert!(!said.contains("readahead"), "{said}");
+    }
+    let mut c = rig.zring();
+    c.args(["serve", "-logtostderr", "-o", "read_ahead=1M"]);
+    let ended = rig.run(c.arg(zurl(&path)).arg(rig.path("mnt")), SHORT);
+    no_bug(&ended);
+    let says = ended.err.contains("read_ahead is for `zring mount`");
+    assert!(says && ended.code() == Some(2), "{ended}");
+}
