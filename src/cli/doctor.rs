@@ -117,9 +117,13 @@ fn mount(mnt: &Path) -> Result<Finding, Failure> {
         match look::read(&path.join(".wcfs/stats"), look::PATIENCE)? {
             Seen::Said(stats) => {
                 let (source, fstype) = (&there.source, &there.fstype);
-                let how = how_it_serves(&String::from_utf8_lossy(&stats));
+                let stats = String::from_utf8_lossy(&stats);
+                let how = how_it_serves(&stats);
                 let text = format!("{shown} serves {source} ({fstype}){how}");
-                finding(Light::Green, text, "")
+                match status::standstill(&stats) {
+                    Some(why) => finding(Light::Red, format!("{text}; head: {why}"), ""),
+                    None => finding(Light::Green, text, ""),
+                }
             }
             Seen::Refused(Errno::EACCES | Errno::EPERM) => finding(
                 Light::Yellow,

@@ -1,11 +1,12 @@
 //! The command line: arguments, messages for people, exit codes. The only room that prints for people.
 //!
 //! One binary; `mount.zring` and `mount.fuse.zring` are other names of it, for mount(8), and so is `wcfs`, for clients of the
-//! server that it takes the place of. Exit codes: 0 good, 1 failed, 2 usage, 3 not mounted, 5 refused for safety, 6 timed out,
-//! 7 permission; `serve` knows 0 and 2 alone, `etag` has its own.
+//! server that it takes the place of. Exit codes: 0 good, 1 failed, 2 usage, 3 not mounted, 4 degraded but serving, 5 refused
+//! for safety, 6 timed out, 7 permission, 128 and a signal that ended it; `serve` knows 0 and 2 alone, `etag` has its own.
 
 mod args;
 mod check;
+mod cover;
 mod demo;
 mod doctor;
 mod etag;

@@ -6,7 +6,7 @@
 use super::args::{Args, Parser, Usage};
 use super::options::{self, OptionError, Options};
 use super::progress::Progress;
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, cover};
 use crate::engine::daemon::{self, DaemonError, Ending};
 use crate::engine::log::{Log, Style};
 use crate::engine::start::{Choice, StartError};
@@ -134,6 +134,8 @@ fn perform(request: &Request) -> Outcome {
     let Some(mountpoint) = clear_mountpoint(&request.mountpoint, &request.zurl)? else {
         return Ok(());
     };
+    let log = request.options.log_file.as_deref().map(Path::new);
+    cover::check(&mountpoint, &database, log)?;
     if request.foreground {
         let outcome = serve(request, database, mountpoint, |_| {});
         return outcome.map_err(|error| Failure::new(code_of(&error), error));
@@ -296,15 +298,33 @@ fn serve(
 /// First word of what the daemon tells the command, on its stdout.
 const READY: &str = "ready";
 
+/// The file that `log_file` names.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "log_file={path} cannot be opened; name a file in a directory that is there and that this user may write to"
+)]
+struct LogError {
+    path: String,
+    source: io::Error,
+}
+
+/// Tells the command that waits why there is no mount.
+fn refuse(code: u8, error: &anyhow::Error) -> ! {
+    let _ = write!(io::stdout(), "{code} {error:#}");
+    std::process::exit(1)
+}
+
 /// The daemon's side: stdout is the pipe to the command that waits.
 fn serve_in_background(request: &Request, database: Zurl) -> Outcome {
-    let log: Box<str> = request
-        .options
-        .log_file
-        .as_deref()
-        .unwrap_or("/dev/null")
-        .into();
+    let named = request.options.log_file.as_deref();
+    let log = proc::open_log(named).unwrap_or_else(|source| {
+        let path = named.unwrap_or("/dev/null").to_owned();
+        refuse(1, &anyhow!(LogError { path, source }))
+    });
+    // Until it serves, the command that waits is all that anybody can end.
+    proc::end_with_parent(true);
     let outcome = serve(request, database, request.mountpoint.clone(), |serving| {
+        proc::end_with_parent(false);
         let _ = writeln!(
             io::stdout(),
             "{READY} {} {}",
@@ -313,10 +333,7 @@ fn serve_in_background(request: &Request, database: Zurl) -> Outcome {
         );
         let _ = proc::let_go_of_terminal(&log);
     });
-    outcome.or_else(|error| {
-        let _ = write!(io::stdout(), "{} {:#}", code_of(&error), anyhow!(error));
-        std::process::exit(1)
-    })
+    outcome.map_err(|error| refuse(code_of(&error), &anyhow!(error)))
 }
 
 /// The command's side: starts the daemon, waits for its word, then for the mount itself.
@@ -343,7 +360,13 @@ fn start_daemon(request: &Request, mountpoint: &Path) -> Outcome {
         .context("the daemon's word cannot be read")?;
     let Some((first, rest)) = word.split_once(' ') else {
         let status = child.wait().context("the daemon is gone")?;
-        return Err(anyhow!("the daemon ended without a word ({status})").into());
+        return Err(
+            match status.code().and_then(|code| u8::try_from(code).ok()) {
+                // It was told to, before it served.
+                Some(code) if code > 128 => Failure::new(code, anyhow!("stopped by a signal")),
+                _ => anyhow!("the daemon ended without a word ({status})").into(),
+            },
+        );
     };
     if first != READY {
         let _ = child.wait();

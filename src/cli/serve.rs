@@ -7,7 +7,7 @@ use super::args::Args;
 use super::goflag::{self, Flag, FlagError, Kind};
 use super::options::Options;
 use super::progress::Progress;
-use super::{Failure, Outcome, look, place};
+use super::{Failure, Outcome, cover, look, place};
 use crate::engine::control::OnEpoch;
 use crate::engine::daemon::{self, Ending};
 use crate::engine::glog::{Glog, Places};
@@ -264,6 +264,8 @@ fn serve_logged(
     }
     let database = Zurl::parse_loosely(zurl)?;
     let _claim = place::claim(&path, zurl)?;
+    let logs = settings.log.files();
+    cover::check(&path, &database, logs.iter().map(PathBuf::as_path))?;
     let options = daemon::Options {
         zurl: zurl.to_owned(),
         database,

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 const HELP: &str = "zring status ZURL|MNT
 
 Tells whether a server is there and answers: of the database ZURL (it has a colon) at its usual place, or on the mountpoint MNT.
-Exit codes: 0 it serves, 1 it serves something else, 3 nothing is there, 6 it does not answer.
+Exit codes: 0 it serves, 1 it serves something else, 3 nothing is there, 4 it answers, but head is EIO or does not follow the database,
+6 it does not answer.
 ";
 
 /// What a thread that is well needs to answer.
@@ -126,7 +127,31 @@ fn check(target: &Target) -> Outcome {
         return Err(stuck("notifier thread", None));
     }
     println!("ok - control and notifier");
+    if let Some(why) = standstill(&stats) {
+        return Err(Failure::new(4, anyhow!("head: {why}")));
+    }
+    println!("ok - head");
     Ok(())
+}
+
+/// Why a mount that answers is not well, and what to do, by its `.wcfs/stats`.
+pub(super) fn standstill(stats: &str) -> Option<String> {
+    let is = |name| stat(stats, name).unwrap_or(0);
+    if is("Failed") > 0 {
+        let why = "the database could not be followed any more, and everything under it is EIO";
+        return Some(format!("{why}; see the log, then unmount and mount again"));
+    }
+    if is("Troubled") > 0 {
+        let why = "the database cannot be followed just now; it is tried again, see the log";
+        return Some(why.to_owned());
+    }
+    let pos = is("TailFault");
+    (pos > 0).then(|| {
+        format!(
+            "the database goes on at position {pos} with what is no transaction, and is served up to there; a ZODB writer \
+             that opens it puts it right"
+        )
+    })
 }
 
 /// A value of `.wcfs/stats`; other servers do not have all of them.
@@ -239,5 +264,24 @@ pub(super) fn show_clients(clients: &BTreeMap<i32, Client>) {
             n => format!(" and {n} more"),
         };
         println!("held by process {pid} ({comm}): {}{more}", shown.join(", "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_mount_that_answers_is_not_well() {
+        let stats = |failed, troubled, fault| {
+            let all = format!("Failed\t: {failed}\nTroubled\t: {troubled}\nTailFault\t: {fault}\n");
+            standstill(&all).unwrap_or_default()
+        };
+        assert_eq!(
+            (standstill("pin\t: 3\n"), stats(0, 0, 0)),
+            (None, String::new())
+        );
+        assert!(stats(1, 1, 7).contains("EIO") && stats(0, 1, 7).contains("tried again"));
+        assert!(stats(0, 0, 7).contains("at position 7"));
     }
 }

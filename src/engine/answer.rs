@@ -4,6 +4,7 @@
 
 use super::buffer;
 use super::loading::{self, Delivery, Fetched, TaskId};
+use super::log::Chain;
 use super::notifier::Store;
 use super::serve::FileService;
 use super::shared::Counters;
@@ -99,7 +100,7 @@ impl FileService {
             let errno = match (&failure, &task.job) {
                 (Failure::Zodb(error), Job::Lookup(_)) => errno::of_lookup(error),
                 (Failure::Zodb(error), _) => errno::of_access(error),
-                (Failure::Io(_) | Failure::NotLoaded, _) => libc::EIO,
+                (Failure::Io { .. } | Failure::NotLoaded, _) => libc::EIO,
             };
             self.log_failure(task, &failure, errno);
             Some(Err(errno))
@@ -604,9 +605,11 @@ impl FileService {
             LoadError::Deleted { .. } => Ok(Kept::Absent(Absent::Deleted)),
             error => {
                 Counters::add(&self.counters().rejected, 1);
-                self.shared
-                    .log
-                    .error(format!("object {oid} @{}: {error}", self.tid_of(rev)));
+                self.shared.log.error(format!(
+                    "object {oid} @{}: {}",
+                    self.tid_of(rev),
+                    Chain(&error)
+                ));
                 Err(())
             }
         }

@@ -16,6 +16,7 @@ pub use place::Place;
 use super::follow::{self, LOOK_EVERY, Watch};
 use super::history::{self, History, Source, Unloaded};
 use super::links::LinkTable;
+use super::log::Chain;
 use super::notifier::{Keep, Store, ToNotifier};
 use super::retrieval::{Retrieval, unretrieved};
 use super::shared::{Mailbox, Published, Shared, ToControl, ToWorker};
@@ -158,7 +159,10 @@ impl Control {
             });
             let turn = |changed| place.with(|work| work.turn(changed)).flatten();
             if let Err(error) = follow::run(rings, &watch, &waker, turn) {
-                log.error(format!("the database can no longer be followed: {error}"));
+                log.error(format!(
+                    "the database can no longer be followed: {}",
+                    Chain(&error)
+                ));
                 place.with(Work::fail);
             }
             place.clear();
@@ -187,7 +191,7 @@ impl Work {
                 ToControl::Shortened => self.apply(HeadEvent::Shortened),
                 ToControl::Dropped => self.apply(HeadEvent::Dropped),
                 ToControl::DropFailed(error) => {
-                    self.control.shared.log.error(error);
+                    self.control.shared.log.error(Chain(&error));
                     self.abandon();
                 }
                 ToControl::Forgotten(nodes) => {
@@ -310,7 +314,10 @@ impl Work {
             Ok(poll) => poll,
             Err(error) => return self.trouble(&error),
         };
-        self.troubled = None;
+        // A file that is to be opened has not been yet, and the last one may have failed.
+        if poll.reopen.is_none() && self.troubled.take().is_some() {
+            self.show_trouble(false);
+        }
         for notice in &poll.notices {
             self.notice(notice);
         }
@@ -392,7 +399,9 @@ impl Work {
     /// Reports a tail that stays as no writer leaves it, once.
     fn watch_tail(&mut self, tail: Tail) {
         let Tail::Suspicious { pos, what } = tail else {
-            self.suspicious = None;
+            if self.suspicious.take().is_some() {
+                self.show_tail_fault(0);
+            }
             return;
         };
         let (since, reported) = self
@@ -400,6 +409,7 @@ impl Work {
             .get_or_insert_with(|| (Instant::now(), false));
         if !*reported && since.elapsed() > SUSPICIOUS {
             *reported = true;
+            self.show_tail_fault(pos);
             self.control.shared.log.warning(format!(
                 "the database goes on at position {pos} with something that is no transaction ({what}); serving up to there"
             ));
@@ -410,17 +420,28 @@ impl Work {
     fn trouble(&mut self, error: &FollowError) -> Duration {
         let last = error.is_final();
         if last || self.troubled.is_none() {
-            let shared = &self.control.shared;
+            let (shared, error) = (&self.control.shared, Chain(error));
             match shared.is_drop_in {
                 true => shared.log.error(format!("zwatch {}: {error}", shared.zurl)),
                 false => shared.log.error(error),
             }
         }
         self.troubled.get_or_insert_with(Instant::now);
+        self.show_trouble(true);
         if last {
             self.fail();
         }
         LOOK_EVERY
+    }
+
+    fn show_trouble(&self, is_there: bool) {
+        let standstill = &self.control.shared.standstill;
+        standstill.troubled.store(is_there, Ordering::Relaxed);
+    }
+
+    fn show_tail_fault(&self, pos: u64) {
+        let standstill = &self.control.shared.standstill;
+        standstill.tail_fault.store(pos, Ordering::Relaxed);
     }
 
     /// Nothing changed, but files are to be forgotten: a state that is the same.
@@ -526,7 +547,8 @@ impl Work {
         effect.unwrap_or_else(|Failed { effect, error }| {
             let log = &self.control.shared.log;
             log.error(format!(
-                "what @{tid} changed cannot be told, all cached pages of head go: {error}"
+                "what @{tid} changed cannot be told, all cached pages of head go: {}",
+                Chain(&error)
             ));
             effect
         })

@@ -3,7 +3,7 @@
 //! ```text
 //!   main: opens the database, mounts, waits for the workers
 //!   zring-w<n>     serve           zring-control  moves head      zring-notify, -store, -keep  write notifications
-//!   zring-signal   turns SIGTERM into an unmount                  zring-log     writes lines
+//!   zring-signal   turns SIGTERM into an end: see [`Start`]                                   zring-log     writes lines
 //!   zring-quit     tells where threads are               zring-autoexit   of a drop-in server: see [`Ending`]
 //! ```
 
@@ -24,11 +24,11 @@ use crate::store::file::{IndexFault, Progress};
 use crate::store::remote::Link;
 use crate::store::zurl::Zurl;
 use crate::wire::fuse::abi::init;
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Receiver, bounded, unbounded};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// What to serve, and how.
@@ -132,6 +132,13 @@ pub fn run(
     ready: impl FnOnce(Serving),
 ) -> Result<(), DaemonError> {
     let files = proc::raise_files();
+    let start = Arc::new(Start::default());
+    let (made, stop) = bounded(1);
+    if options.ending == Ending::Orderly {
+        let (start, log) = (Arc::clone(&start), log.clone());
+        proc::spawn("zring-signal", move || start.end_on_signal(&log, &stop))
+            .map_err(DaemonError::Resources)?;
+    }
     let control_waker = Waker::new().map_err(DaemonError::Resources)?;
     let for_news = Some(control_waker.clone());
     let (store, view) = AnyStore::open(&options.database, options.max_record, for_news, progress)?;
@@ -158,8 +165,15 @@ pub fn run(
         allow_other: options.access != Access::Owner,
         flags: options.flags,
     };
-    let mut made = None;
+    start.mounts();
+    let mut parts = None;
     let running = start::start(spec, options.transport, |connection, session, seats| {
+        // Before the first reader is answered.
+        if let Some(kb) = options.read_ahead_kb
+            && let Err(error) = connection.set_read_ahead_kb(kb)
+        {
+            log.warning(format!("readahead stays the kernel's: {error}"));
+        }
         let shared = Arc::new(Shared::new(Setup {
             at,
             workers: seats.len(),
@@ -206,7 +220,7 @@ pub fn run(
             keeps: keeps_inbox,
         };
         notifier::start(connection, &shared, inboxes, control.clone())?;
-        made = Some((shared, senders, notes));
+        parts = Some((shared, senders, notes));
         Ok(services)
     })?;
     drop(view);
@@ -216,18 +230,13 @@ pub fn run(
             "no process can be started that ends what outlives this one: {error}"
         ));
     }
-    let (shared, workers, notes) = made.expect("start calls it once");
+    let (shared, workers, notes) = parts.expect("start calls it once");
     let transport = match running.transport {
         TransportKind::Plain => 1,
         TransportKind::Dev => 2,
         TransportKind::Uring => RINGS,
     };
     shared.transport.store(transport, Ordering::Relaxed);
-    if let Some(kb) = options.read_ahead_kb
-        && let Err(error) = running.connection.set_read_ahead_kb(kb)
-    {
-        log.warning(format!("readahead stays the kernel's: {error}"));
-    }
     let parked = workers.clone();
     let control_thread = Control {
         store,
@@ -248,7 +257,8 @@ pub fn run(
     .start(at)
     .map_err(DaemonError::Resources)?;
     let ending = (Arc::clone(&running.connection), Arc::clone(&shared));
-    watch_for_end(options.ending, ending, parked).map_err(DaemonError::Resources)?;
+    watch_for_end(options.ending, &ending).map_err(DaemonError::Resources)?;
+    let _ = made.send((ending.0, ending.1, parked)); // a drop-in server has nobody who waits for it
     ready(Serving {
         transport: running.transport,
         workers: running.seats.len(),
@@ -266,19 +276,52 @@ pub fn run(
     outcome.map_err(DaemonError::Resources)
 }
 
-/// Starts the threads that end the daemon.
+/// What a stop needs.
+type Parts = (Arc<Connection>, Arc<Shared>, Vec<Mailbox<ToWorker>>);
+
+/// How far a start is.
+///
+/// ```text
+///   Opening --mounts--> Mounting --the parts are told--> Serving
+///      | a signal: the process ends at once     | a signal: stopped in order
+///                          | a signal: waits for what comes of it, a moment, so that no dead mount is left
+/// ```
+#[derive(Debug, Default)]
+struct Start {
+    /// Something may be mounted.
+    is_mounting: Mutex<bool>,
+}
+
+impl Start {
+    fn mounts(&self) {
+        *self.is_mounting.lock().expect("a panic aborts") = true;
+    }
+
+    /// Building an index may take minutes, and a server may be waited for: nobody waits for that who wants an end.
+    fn end_on_signal(&self, log: &Log, made: &Receiver<Parts>) {
+        let code = proc::wait_for_stop_code();
+        let is_mounting = self.is_mounting.lock().expect("a panic aborts");
+        if !*is_mounting {
+            log.warning("stopped by a signal before anything was mounted");
+            log.flush();
+            std::process::exit(code.into()); // the lock is held: nothing is mounted meanwhile
+        }
+        drop(is_mounting);
+        if let Ok((connection, shared, workers)) = made.recv() {
+            stop(&connection, &shared, &workers);
+        }
+    }
+}
+
+/// Starts the threads that tell where the daemon is, and end it.
 fn watch_for_end(
     ending: Ending,
-    (connection, shared): (Arc<Connection>, Arc<Shared>),
-    workers: Vec<Mailbox<ToWorker>>,
+    (connection, shared): &(Arc<Connection>, Arc<Shared>),
 ) -> io::Result<()> {
+    let (connection, shared) = (Arc::clone(connection), Arc::clone(shared));
     match ending {
         Ending::Orderly => {
-            let told = Arc::clone(&shared);
-            proc::spawn("zring-quit", move || quit::tell(&told))?;
-            proc::spawn("zring-signal", move || {
-                stop_on_signal(&connection, &shared, &workers);
-            })?;
+            proc::spawn("zring-quit", move || quit::tell(&shared))?;
         }
         Ending::DropIn { autoexit } => {
             let quitting = Arc::clone(&shared);
@@ -333,9 +376,11 @@ const BUSY: Duration = Duration::from_secs(5);
 /// How long a detached mount may stay busy before its callers get an error.
 const DETACHED: Duration = Duration::from_secs(2);
 
+/// How long a connection that was aborted may take to end.
+const ABORTED: Duration = Duration::from_secs(2);
+
 /// The first SIGTERM or SIGINT unmounts in order, a second one at once. The bound from signal to exit is 10 s.
-fn stop_on_signal(connection: &Connection, shared: &Shared, workers: &[Mailbox<ToWorker>]) {
-    proc::wait_for_stop(None);
+fn stop(connection: &Connection, shared: &Shared, workers: &[Mailbox<ToWorker>]) {
     shared.stopping.store(true, Ordering::SeqCst);
     // Whoever waits for a server gets an error now, and can let go of the mount.
     shared.upstream.iter().for_each(Link::close);
@@ -351,9 +396,19 @@ fn stop_on_signal(connection: &Connection, shared: &Shared, workers: &[Mailbox<T
             detached = true;
         }
         if elapsed > BUSY + DETACHED || proc::wait_for_stop(Some(Duration::from_millis(50))) {
-            let _ = connection.abort();
+            let aborted = connection.abort();
             let _ = connection.unmount(true);
-            return;
+            // The process has ended before, unless there is no control file, or something hangs.
+            proc::pause(ABORTED);
+            let why = match aborted {
+                Ok(()) => "was aborted, and does not end".to_owned(),
+                Err(error) => format!("cannot be aborted ({error})"),
+            };
+            shared
+                .log
+                .error(format!("the connection {why}: the daemon ends by itself"));
+            shared.log.flush();
+            std::process::exit(1); // the kernel ends the connection with its last descriptor
         }
     }
 }

@@ -44,6 +44,16 @@ pub struct Places {
     pub link_dir: Option<PathBuf>,
 }
 
+impl Places {
+    /// A file in each directory that it makes some in.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let dirs = std::iter::once(&self.dir).chain(&self.link_dir);
+        let dirs = dirs.filter(|_| !self.to_stderr);
+        dirs.map(|dir| dir.join(format!("{}.INFO", self.program)))
+            .collect()
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Glog {

@@ -2,6 +2,7 @@
 //!
 //! Loads block: control waits for the disk, no reader does.
 
+use super::log::Chain;
 use crate::base::limit;
 use crate::base::tidtime::UnixTime;
 use crate::base::{Oid, Tid};
@@ -26,7 +27,7 @@ pub(super) type History = history::History<Source>;
 
 /// The database failed while the history asked for it.
 #[derive(Debug, thiserror::Error)]
-#[error("object {oid} @{at}: {error}")]
+#[error("object {oid} @{at}: {}", Chain(.error))]
 pub(super) struct Unloaded {
     oid: Oid,
     at: Tid,

@@ -80,6 +80,8 @@ pub(super) struct RawRead {
     pub(super) file: Arc<File>,
     /// Position in the file.
     pub(super) pos: u64,
+    /// The object they belong to, and the transaction that made this revision.
+    pub(super) of: (Oid, Tid),
 }
 
 #[derive(Debug, Default)]

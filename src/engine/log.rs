@@ -35,6 +35,23 @@ pub enum Style {
     Glog(Glog),
 }
 
+/// An error and what caused it, to the last: what the system said stands there. A cause that is told already is not told again.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain<'a>(pub &'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut told = self.0.to_string();
+        let causes = std::iter::successors(self.0.source(), |error| error.source());
+        for cause in causes.map(ToString::to_string) {
+            if !told.contains(&cause) {
+                told = format!("{told}: {cause}");
+            }
+        }
+        f.write_str(&told)
+    }
+}
+
 /// Lines waiting to be written.
 const QUEUE: usize = 1024;
 /// Lines of one level written in a burst, and then per second.
@@ -215,6 +232,26 @@ impl Allowance {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_told_with_its_causes_each_once() {
+        use crate::store::LoadError;
+        use crate::store::file::{FollowError, OpenError};
+        let denied = || std::io::Error::from_raw_os_error(libc::EACCES);
+        let (pos, path) = (7, "/db".into());
+        let load = LoadError::Io {
+            pos,
+            source: denied(),
+        };
+        let (text, why) = (Chain(&load).to_string(), denied().to_string());
+        assert_eq!(text, format!("reading at position 7 failed: {why}"));
+        let source = denied();
+        let reopen = FollowError::from(OpenError::Io { path, source });
+        let text = Chain(&reopen).to_string();
+        assert!(text.ends_with(&format!("cannot be opened: /db: cannot be read: {why}")));
+        let twice = crate::engine::daemon::DaemonError::Resources(denied());
+        assert_eq!(Chain(&twice).to_string(), twice.to_string());
+    }
 
     #[test]
     fn a_flood_is_cut_and_counted() {

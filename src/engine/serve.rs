@@ -12,7 +12,7 @@ use super::loading::{Delivery, Fetched, Loading, TaskId};
 use super::notifier::Keep;
 use super::probe;
 use super::shared::{Counters, Mailbox, Published, Shared, ToControl, ToWorker};
-use super::task::{Extent, Job, RawKey, Task, Wants};
+use super::task::{self, Extent, Job, RawKey, Task, Wants};
 use super::watching::Watching;
 use super::worker::Service;
 use crate::base::limit;
@@ -529,7 +529,7 @@ impl Service for FileService {
                     task.failed = true;
                     self.shared
                         .log
-                        .error(format!("database file, {} bytes in: {error}", read.pos));
+                        .error(task::unread(read.of, read.pos, &error));
                 }
             }
             task.waiting -= 1;

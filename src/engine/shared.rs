@@ -55,6 +55,8 @@ pub struct Shared {
     head: AtomicU64,
     /// The database cannot be trusted any more: everything under head is EIO.
     pub failed: AtomicBool,
+    /// Why head stands still all the same, as its gauges in [`Self::stats`] show it.
+    pub standstill: Standstill,
     /// No new opens.
     pub stopping: AtomicBool,
     /// LOOKUPs of a `@tid` beyond head that are parked somewhere.
@@ -171,6 +173,15 @@ impl Counters {
     }
 }
 
+/// Head does not move, though everything is answered.
+#[derive(Debug, Default)]
+pub struct Standstill {
+    /// The database cannot be followed just now.
+    pub troubled: AtomicBool,
+    /// Where in its file something stands for long that is no transaction, or 0.
+    pub tail_fault: AtomicU64,
+}
+
 /// [`Shared::transport`] of FUSE over io_uring.
 pub const RINGS: u64 = 3;
 
@@ -240,6 +251,7 @@ impl Shared {
             tree: Mutex::default(),
             head: AtomicU64::new(setup.at.0),
             failed: AtomicBool::new(false),
+            standstill: Standstill::default(),
             stopping: AtomicBool::new(false),
             future_lookups: AtomicUsize::new(0),
             stores: Stores::default(),
@@ -407,9 +419,6 @@ impl Shared {
         self.sum(|c| &c.requests)
     }
 
-    /// Counts one more link of a user other than the owner.
-    ///
-    /// # Errors
     /// `.wcfs/stats`: the names its readers know first, ours behind; capitals are gauges. Who reads it wants to know that nothing
     /// hangs: it takes every lock once, each for a moment.
     pub fn stats(&self) -> String {
@@ -446,6 +455,16 @@ impl Shared {
             ("Transport", self.transport.load(Ordering::Relaxed)),
             // Whether the kernel gives pages back that can be used: 0 not known yet, 1 yes, 2 no.
             ("Retrieve", self.probe.shown()),
+            // 1 when all of head is EIO; 1 while the database cannot be followed; where its file goes on with no transaction, or 0.
+            ("Failed", self.failed.load(Ordering::Relaxed).into()),
+            (
+                "Troubled",
+                self.standstill.troubled.load(Ordering::Relaxed).into(),
+            ),
+            (
+                "TailFault",
+                self.standstill.tail_fault.load(Ordering::Relaxed),
+            ),
             // For how many ms these threads have been at one thing, or have not answered.
             ("ControlBusy", self.control.late_ms()),
             ("NotifyBusy", self.notifier.late_ms()),

@@ -16,7 +16,7 @@ use super::loading::{RawRead, TaskId};
 use super::upload::ReadOn;
 use crate::base::limit;
 use crate::base::span::KeySet;
-use crate::base::{BlkNo, NodeId, Oid, Rev, Unique};
+use crate::base::{BlkNo, NodeId, Oid, Rev, Tid, Unique};
 use crate::fs::cache::{AtHand, Cache, Kept, Own};
 use crate::fs::read::{self, Info};
 use crate::fs::track::{Looked, Trail};
@@ -137,6 +137,8 @@ pub(super) struct RawWant {
     pub(super) file: Arc<File>,
     pub(super) pos: u64,
     pub(super) len: usize,
+    /// The object they belong to, and the transaction that made this revision.
+    pub(super) of: (Oid, Tid),
 }
 
 impl RawWant {
@@ -145,6 +147,7 @@ impl RawWant {
             task,
             pos: self.pos,
             file: Arc::clone(&self.file),
+            of: self.of,
         }
     }
 }
@@ -186,11 +189,25 @@ pub(super) enum Failure {
     #[error(transparent)]
     Zodb(#[from] ZodbError),
     /// Its file.
-    #[error("reading the database file: {0}")]
-    Io(#[from] io::Error),
+    #[error("{}", unread(*.of, *.pos, .source))]
+    Io {
+        /// The object, and the transaction that made this revision.
+        of: (Oid, Tid),
+        /// Position read.
+        pos: u64,
+        /// What the system said.
+        source: io::Error,
+    },
     /// An object, or a part of the file, that could not be had: the log has said which.
     #[error("what it needs cannot be loaded")]
     NotLoaded,
+}
+
+/// Bytes of an object could not be read.
+pub(super) fn unread((oid, serial): (Oid, Tid), pos: u64, error: &io::Error) -> String {
+    format!(
+        "object {oid} @{serial}: reading at position {pos} of the database file failed: {error}"
+    )
 }
 
 /// What a task looks at, and where it says what it saw and what it lacks.
@@ -241,7 +258,7 @@ pub(super) fn fill(
             continue;
         };
         complete &= match hand.kept(entry.oid) {
-            Some(Kept::Raw(extent, _)) => {
+            Some(Kept::Raw(extent, serial)) => {
                 if extent.len > blksize.0 {
                     return Err(ZodbError::LongBlock {
                         oid: entry.oid,
@@ -249,7 +266,8 @@ pub(super) fn fill(
                     }
                     .into());
                 }
-                fill_raw(extent, raws, wants, piece.off, target)?
+                let of = (entry.oid, *serial);
+                fill_raw((extent, of), raws, wants, piece.off, target)?
             }
             None if entry.hint == Hint::Blk0 => {
                 wants.places.push(entry.oid);
@@ -267,7 +285,7 @@ pub(super) fn fill(
 
 /// The part of a plain block from `off` on: bytes of the file, then zeros.
 fn fill_raw(
-    extent: &Extent,
+    (extent, of): (&Extent, (Oid, Tid)),
     raws: &[(RawKey, Bytes)],
     wants: &mut Wants,
     off: u64,
@@ -288,13 +306,15 @@ fn fill_raw(
         data.copy_from_slice(&bytes[..data.len()]);
         return Ok(true);
     }
-    match read_now(&extent.file, pos, data)? {
+    let now = read_now(&extent.file, pos, data);
+    match now.map_err(|source| Failure::Io { of, pos, source })? {
         Now::Done(_) => Ok(true),
         Now::WouldWait => {
             wants.raws.push(RawWant {
                 file: Arc::clone(&extent.file),
                 pos,
                 len: data.len(),
+                of,
             });
             Ok(false)
         }

@@ -9,8 +9,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -320,6 +322,12 @@ pub fn block_signals() -> io::Result<()> {
     Ok(stop_signals().thread_block()?)
 }
 
+/// Has SIGTERM come when the thread ends that started this process, until that is taken back.
+pub fn end_with_parent(is_so: bool) {
+    let signal = is_so.then_some(Signal::SIGTERM);
+    let _ = nix::sys::prctl::set_pdeathsig(signal); // every signal there is may be named
+}
+
 /// Waits for a stopping signal; the exit status of who is ended by it.
 pub fn wait_for_stop_code() -> u8 {
     loop {
@@ -371,33 +379,32 @@ impl StopFd {
     }
 }
 
-/// Becomes a session of its own with nothing open to the terminal; stderr goes to the file `log`.
+/// The file that a daemon in the background writes its lines to; a deaf one without a name.
 ///
 /// # Errors
-/// The log cannot be opened.
-pub fn let_go_of_terminal(log: &str) -> io::Result<()> {
-    let _ = nix::unistd::setsid(); // refused to a group leader, which is its own session already
-    let null = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null");
-    let named = log != "/dev/null";
-    let log = match std::fs::File::options()
-        .append(true)
-        .create(named)
-        .open(log)
-    {
+/// It cannot be opened to write at its end.
+pub fn open_log(named: Option<&str>) -> io::Result<File> {
+    let mut options = File::options();
+    options.append(true).create(named.is_some());
+    // A pipe that nobody reads is refused instead of waited for, and a terminal stays that of others.
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    match (options.open(named.unwrap_or("/dev/null")), named) {
         // A root without it: lines go to a pipe that nobody reads.
-        Err(error) if !named && error.kind() == io::ErrorKind::NotFound => {
-            let (_, deaf) = io::pipe()?;
-            std::os::fd::OwnedFd::from(deaf).into()
-        }
-        log => log?,
-    };
-    nix::unistd::dup2_stderr(&log)?;
-    // So that the reader of stdout sees its end.
-    nix::unistd::dup2_stdout(null.as_ref().unwrap_or(&log))?;
-    Ok(())
+        (Err(_), None) => io::pipe().map(|(_, deaf)| OwnedFd::from(deaf).into()),
+        (log, _) => log,
+    }
+}
+
+/// Becomes a session of its own with nothing open to the terminal; stderr goes to `log`.
+///
+/// # Errors
+/// Never on Linux.
+pub fn let_go_of_terminal(log: &File) -> io::Result<()> {
+    let _ = nix::unistd::setsid(); // refused to a group leader, which is its own session already
+    let null = File::options().write(true).open("/dev/null");
+    // So that the reader of stdout sees its end, whatever becomes of the rest.
+    nix::unistd::dup2_stdout(null.as_ref().unwrap_or(log))?;
+    Ok(nix::unistd::dup2_stderr(log)?)
 }
 
 #[cfg(test)]
@@ -409,6 +416,19 @@ mod tests {
         let all = ["max 100000", "50000 100000", "250000 100000\n", "x", ""];
         assert_eq!(all.map(cpus_of), [None, Some(1), Some(3), None, None]);
         assert!((1..=cpus_allowed().len()).contains(&processors()));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_is_refused_at_once() {
+        let dir = std::env::temp_dir().join(format!("zring-log-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a temporary directory");
+        let open = |name: &str| open_log(dir.join(name).to_str());
+        nix::unistd::mkfifo(&dir.join("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        for name in ["no/such/directory", "", "pipe"] {
+            assert!(open(name).is_err(), "{name:?}");
+        }
+        assert!(open("log").is_ok() && open("log").is_ok() && open_log(None).is_ok());
+        std::fs::remove_dir_all(&dir).expect("ours");
     }
 
     #[test]

@@ -197,6 +197,35 @@ impl Zurl {
         Self::read(text, false)
     }
 
+    /// Files and directories of this machine that are used by their path while the database is served.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let socket = |address: &Address| match address {
+            Address::Unix(path) => Some(path.clone()),
+            Address::Tcp(..) => None,
+        };
+        let shown = |tls: &Option<TlsFiles>| {
+            let tls = tls.iter();
+            tls.flat_map(|tls| [tls.ca.clone(), tls.cert.clone(), tls.key.clone()])
+                .collect::<Vec<_>>()
+        };
+        match self {
+            Self::File(path) => vec![path.clone()],
+            Self::Zeo(server) => shown(&server.tls)
+                .into_iter()
+                .chain(socket(&server.address))
+                .collect(),
+            Self::Rel(rel) => match &rel.place {
+                Place::Sqlite(dir) => vec![dir.join("main.sqlite3")],
+                Place::Postgres(server) => {
+                    let sockets = server.addresses.iter().filter_map(socket);
+                    sockets.chain(server.password_file.clone()).collect()
+                }
+            },
+            Self::Neo(cluster) => shown(&cluster.tls),
+            Self::Demo(demo) => [demo.base.paths(), demo.changes.paths()].concat(),
+        }
+    }
+
     fn read(text: &str, is_strict: bool) -> Result<Self, ZurlError> {
         // No slashes behind its scheme, but addresses inside.
         if let Some((scheme, layers)) = text.split_once(':')
@@ -409,6 +438,23 @@ mod tests {
             assert!(!matches!(address, Err(ZurlError::Scheme(_))), "{scheme}");
         }
         assert!(matches!(Zurl::parse("mysql://"), Err(ZurlError::Scheme(_))));
+    }
+
+    #[test]
+    fn files_of_this_machine_are_known() {
+        for (zurl, paths) in [
+            ("file:///a/Data.fs", &["/a/Data.fs"][..]),
+            (
+                "demo:(file:///a/b)/(sqlite:///c)",
+                &["/a/b", "/c/main.sqlite3"],
+            ),
+            ("zeo:///s", &["/s"]),
+            ("zeo://h:1", &[]),
+            ("postgres://h/db?password_file=/p", &["/p"]),
+        ] {
+            let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+            assert_eq!(Zurl::parse(zurl).map(|zurl| zurl.paths()), Ok(paths));
+        }
     }
 
     #[test]

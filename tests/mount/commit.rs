@@ -108,7 +108,7 @@ impl<'r> Scene<'r> {
     }
 
     /// Reads a file until all of it is cached: the machine may take pages back by itself that nobody has mapped yet, and says so here.
-    fn cache_all(&mut self, file: usize) {
+    pub(crate) fn cache_all(&mut self, file: usize) {
         let path = self.base.files[file].head();
         let mut found = Vec::new();
         let good = (0..5).any(|_| {

@@ -71,6 +71,31 @@ fn options_for_others_are_ignored() {
     }
 }
 
+/// The command that waits must not wait for ever, and no daemon may serve that nobody hears of.
+#[test]
+fn a_log_that_cannot_be_opened_is_said_before_the_mount() {
+    let Some((rig, db)) = prepared("log") else {
+        return;
+    };
+    let at = rig.path("mnt");
+    let mount = |log: &str| {
+        let log = format!("log_file={}", rig.path(log).display());
+        let mut c = rig.zring();
+        c.args(["mount", "-o", &log]).arg(zurl(&db.fs)).arg(&at);
+        rig.run(&mut c, SHORT)
+    };
+    for wrong in ["missing/log", ""] {
+        let ended = mount(wrong);
+        assert_eq!(ended.code(), Some(1), "{ended}");
+        let says = ended.err.contains("cannot be opened; name a file");
+        assert!(says && ended.err.contains("os error"), "{ended}");
+        refused(&ended);
+        assert!(rig.mount_lines(&at).is_empty() && rig.processes().is_empty());
+    }
+    mount("log").good();
+    serves_and_goes(&rig, &db, &at);
+}
+
 #[test]
 fn flags_of_the_mount_are_applied() {
     let Some((rig, db)) = prepared("flags") else {

@@ -48,6 +48,7 @@ fn a_server_that_is_well(transport: Transport) {
         "ok - read of .wcfs/zurl",
         "ok - read of .wcfs/stats",
         "ok - control and notifier",
+        "ok - head",
     ];
     assert_eq!(checks, all, "{ended}");
     let process = format!("server process: {} (wcfs)", mount.pid());
