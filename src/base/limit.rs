@@ -143,7 +143,7 @@ pub const NOTES_FEW: usize = 128;
 pub const STAND_IN_MESSAGES: usize = 64;
 /// Watches that a worker looks at in control's place for one block, a microsecond each.
 pub const STAND_IN_WATCHES: usize = 8;
-/// Messages that control handles before it looks at deadlines and at the database.
+/// Messages that control handles before it looks at deadlines and at the database; all that lie there when it begins, if these are more.
 pub const TURN_MESSAGES: usize = 1024;
 /// Bytes of old pages kept for those who will look for them under `@<tid>`, oldest given up first. A commit of 10 blocks of
 /// 64 KiB, 100 times a second, fills it in a second; who looks later reads them from the database.

@@ -302,8 +302,9 @@ impl LinkTable {
         history: &mut History,
         shared: &Shared,
     ) {
+        let now = history.source().clock.at(Instant::now());
         let (isolation, outside) = &mut self.asking(history, shared);
-        isolation.lose(oid, before, why, outside, Instant::now());
+        isolation.lose(oid, before, why, outside, now);
     }
 
     /// Deadlines.
