@@ -21,7 +21,7 @@ pub const TREE_HEIGHT_MAX: usize = 64;
 pub const LINK_REQUESTS_MAX: usize = 1024;
 /// Replies that one link has not read; of users other than the mount's owner, everything.
 pub const LINK_REPLY_BYTES_MAX: usize = 1 << 20;
-/// Pins of watch requests that one client has to answer at a time, 300 bytes each; those that a READ waits for come on top.
+/// Pins of watch requests that one client has to answer at a time, 300 bytes each; those that a READ waits for are told at once, on top.
 pub const PINS_UNDER_WAY: usize = 4096;
 /// Opens of `head/watch` of one user other than the mount's owner, unless configured otherwise (`watch_per_uid`).
 pub const USER_LINKS: usize = 64;

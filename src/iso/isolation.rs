@@ -176,7 +176,7 @@ pub struct Isolation {
     pub(super) ending: BTreeSet<LinkId>,
     /// Links of which writes wait.
     pub(super) pausing: BTreeSet<LinkId>,
-    /// Of pins, in the order of their sending: of the owner's clients, and of others.
+    /// Of pins, the first to be over first: of the owner's clients, and of others.
     pub(super) deadlines: [VecDeque<(Instant, LinkId, Stream)>; 2],
     pub(super) shown: Tid,
     pub(super) actions: Vec<Action>,

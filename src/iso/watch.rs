@@ -12,6 +12,7 @@ use crate::base::{BlkNo, Rev, Tid};
 use crate::wire::watch::Stream;
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 /// Who waits for a pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Step {
     /// Where it is to be mapped from.
     pub rev: Rev,
     waiters: Vec<Waiter>,
+    /// It is to be answered by then, if a READ waits for it.
+    pub until: Option<Instant>,
 }
 
 /// What is under way for a block: the first, once it has a stream; the others wait for it.
@@ -127,6 +130,7 @@ impl Watch {
         let step = Step {
             rev,
             waiters: vec![waiter],
+            until: None,
         };
         match self.flights.get_mut(&blk) {
             None if is_last => Wanted::Here,
@@ -151,6 +155,14 @@ impl Watch {
                 flight.steps.push_back(step);
                 Wanted::Later
             }
+        }
+    }
+
+    /// A READ waits for all that a block was wanted for so far, until then at most. Those before it waited for less.
+    pub fn hurry(&mut self, blk: BlkNo, until: Instant) {
+        let flight = self.flights.get_mut(&blk);
+        for step in flight.into_iter().flat_map(|flight| &mut flight.steps) {
+            step.until.get_or_insert(until);
         }
     }
 
