@@ -21,6 +21,9 @@ pub const TREE_HEIGHT_MAX: usize = 64;
 pub const LINK_REQUESTS_MAX: usize = 1024;
 /// Replies that one link has not read; of users other than the mount's owner, everything.
 pub const LINK_REPLY_BYTES_MAX: usize = 1 << 20;
+/// Pins of one link that nobody waits for any more, and that may be answered still: some 16 bytes each. Of what was before these no
+/// answer comes: a client carries out its pins in order.
+pub const LINK_WITHDRAWN_MAX: usize = 1 << 16;
 /// Pins of watch requests that one client has to answer at a time, 300 bytes each; those that a READ waits for are told at once, on top.
 pub const PINS_UNDER_WAY: usize = 4096;
 /// Opens of `head/watch` of one user other than the mount's owner, unless configured otherwise (`watch_per_uid`).

@@ -516,22 +516,28 @@ impl Isolation {
         outside: &mut dyn Outside,
         now: Instant,
     ) {
-        let link = self.links.get_mut(&id);
-        let open = link.and_then(|link| link.open.remove(&stream));
-        let Some(open) = open else {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        let Some(open) = link.open.remove(&stream) else {
+            if link.withdrawn.remove(&stream) {
+                return;
+            }
             let why = format!("{}: reply on unexpected stream", stream.0);
             return self.broken(id, &why, outside, now);
         };
+        // Of a file that it does not watch a client may well say that it knows nothing.
+        if open.is_moot {
+            link.rest();
+            // There is room for what waits for another file.
+            return self.send_unsent(id, outside, now);
+        }
         if message != b"ack" {
             let why = format!("expect \"ack\"; got {}", quoted(message));
             return self.fail(id, Fault::Nonsense, Some((open, why)), outside, now);
         }
-        let link = self.links.get_mut(&id);
-        let watch = link.and_then(|link| link.watches.get_mut(&open.oid));
-        let Some(watch) = watch.filter(|_| !open.is_moot) else {
-            // There is room for what waits for another file.
-            return self.send_unsent(id, outside, now);
-        };
+        let watch = link.watches.get_mut(&open.oid);
+        let watch = watch.expect("BUG: a pin of no watch");
         let before = watch.count();
         let (waiters, more) = watch.answered(open.blk);
         self.counts.pinned -= before - watch.count();

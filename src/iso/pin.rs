@@ -264,8 +264,9 @@ impl Isolation {
             return;
         };
         if open.is_moot {
-            link.open.remove(&stream);
-            return;
+            link.withdraw(stream);
+            // There is room for what waits for another file.
+            return self.send_unsent(id, outside, now);
         }
         let why = if link.outbox.is_given(stream) {
             "sendReq: waiting for reply: context deadline exceeded".to_owned()

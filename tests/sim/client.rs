@@ -441,6 +441,10 @@ impl Client {
                 .out
                 .push_back(format!("{} nak\n", pin.stream).into_bytes());
         }
+        if !self.views.contains_key(&pin.file) {
+            let line = format!("{} nak: not watched\n", pin.stream);
+            return self.out.push_back(line.into_bytes());
+        }
         self.remap(shared, &pin);
         self.out
             .push_back(format!("{} ack\n", pin.stream).into_bytes());
