@@ -124,9 +124,14 @@ impl Watch {
         self.count
     }
 
-    /// Wants a block somewhere; `waiter` waits for it unless it is there.
+    /// Wants a block somewhere; `waiter` waits for it unless it is there. A READ wants it pinned, wherever that is to: what was right as of
+    /// `at` shows the same for as long as that stays, though the history may begin later by now.
     pub fn want(&mut self, blk: BlkNo, rev: Rev, waiter: Waiter) -> Wanted {
-        let is_last = self.last(blk) == rev;
+        let last = self.last(blk);
+        let is_last = match waiter {
+            Waiter::Ask(_) => last != Rev::Head,
+            Waiter::Setup => last == rev,
+        };
         let step = Step {
             rev,
             waiters: vec![waiter],
@@ -238,13 +243,15 @@ mod tests {
         assert_eq!(watch.want(BLK, Rev::Head, Waiter::Setup), Wanted::Later);
         assert_eq!(watch.pinned().count(), 0);
         assert_eq!(watch.want(BLK, NEW, Waiter::Ask(3)), Wanted::Later);
+        assert_eq!(watch.want(BLK, OLD, Waiter::Ask(5)), Wanted::Comes);
         assert_eq!((watch.pinned().count(), watch.count()), (1, 1));
         let asks = |n: &[u64]| n.iter().map(|&n| Waiter::Ask(n)).collect::<Vec<_>>();
         assert_eq!(watch.answered(BLK), (asks(&[1, 2]), true));
         assert_eq!(watch.count(), 1);
         assert_eq!(watch.answered(BLK), (vec![Waiter::Setup], true));
-        assert_eq!(watch.answered(BLK), (asks(&[3]), false));
+        assert_eq!(watch.answered(BLK), (asks(&[3, 5]), false));
         assert_eq!(watch.want(BLK, NEW, Waiter::Ask(4)), Wanted::Here);
+        assert_eq!(watch.want(BLK, OLD, Waiter::Ask(6)), Wanted::Here);
         assert_eq!(watch.count(), 1);
         assert_eq!(watch.want(BLK, Rev::Head, Waiter::Setup), Wanted::Now);
         assert_eq!(watch.answered(BLK), (vec![Waiter::Setup], false));
@@ -255,7 +262,7 @@ mod tests {
     fn who_waits_is_told_when_it_all_ends() {
         let mut watch = Watch::new(Tid(30));
         watch.want(BLK, OLD, Waiter::Ask(1));
-        watch.want(BLK, NEW, Waiter::Ask(2));
+        watch.want(BLK, NEW, Waiter::Setup);
         watch.want(BlkNo(8), NEW, Waiter::Setup);
         assert_eq!(watch.clear().len(), 3);
         assert_eq!((watch.count(), watch.flights().count()), (0, 0));
