@@ -90,6 +90,10 @@ mod tests {
             Ok(0)
         }
 
+        fn has_ended(&mut self, _: LinkId) -> bool {
+            false
+        }
+
         fn is_alive(&mut self, _: LinkId) -> bool {
             self.signals == 0
         }

@@ -80,6 +80,8 @@ pub trait Outside {
     /// # Errors
     /// See [`Unknown`].
     fn size(&mut self, oid: Oid, at: Tid) -> Result<u64, Unknown>;
+    /// Whether the process of a link has ended: asked for each pin that a READ waits for.
+    fn has_ended(&mut self, link: LinkId) -> bool;
     /// Whether the client of a link is there, and not a zombie.
     fn is_alive(&mut self, link: LinkId) -> bool;
     /// Signals it.

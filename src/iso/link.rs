@@ -100,6 +100,8 @@ pub struct Link {
     pub paused: VecDeque<Paused>,
     /// Somebody who did not open it used it.
     pub is_inherited: bool,
+    /// It did not answer in time.
+    pub is_late: bool,
     /// Why its client is dying.
     pub why: String,
     /// Whether its client closed it.
@@ -125,6 +127,7 @@ impl Default for Link {
             stuck: Vec::new(),
             paused: VecDeque::new(),
             is_inherited: false,
+            is_late: false,
             why: String::new(),
             is_closed: false,
             flush: None,

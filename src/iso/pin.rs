@@ -80,6 +80,11 @@ impl Isolation {
         watch.hurry(blk, now + self.rules.timeout_of(link.user));
         // First: a client that lets too much lie may be gone before it was told.
         self.wait(ask, id);
+        if outside.has_ended(id) {
+            // Somebody else has the link, who was promised nothing (protocol 10, 13).
+            let why = format!("pin {blk} {}: its process has ended", At(Rev::At(rev)));
+            return self.condemn(id, now, why, outside, now);
+        }
         // What a watch request wants, too, may be far from its turn.
         self.send(id, oid, blk, outside, now);
     }

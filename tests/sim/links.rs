@@ -127,10 +127,13 @@ impl Outside for Asked<'_> {
         Ok(size)
     }
 
-    fn is_alive(&mut self, link: LinkId) -> bool {
+    fn has_ended(&mut self, link: LinkId) -> bool {
         let client = self.shared.clients.get(&self.clients[&link]);
-        let is_dead = client.is_none_or(|client| client.life == Life::Dead);
-        !is_dead && !self.shared.is(Mutant::DyingGoesOn)
+        client.is_none_or(|client| client.life == Life::Dead)
+    }
+
+    fn is_alive(&mut self, link: LinkId) -> bool {
+        !self.has_ended(link) && !self.shared.is(Mutant::DyingGoesOn)
     }
 
     fn signal(&mut self, link: LinkId, signal: Signal) -> Result<(), String> {

@@ -136,6 +136,10 @@ impl Outside for World {
         Ok(self.files[&oid].size)
     }
 
+    fn has_ended(&mut self, link: LinkId) -> bool {
+        self.clients[&link] == Client::Dead
+    }
+
     fn is_alive(&mut self, link: LinkId) -> bool {
         self.clients[&link] != Client::Dead
     }
