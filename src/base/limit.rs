@@ -17,8 +17,10 @@ pub const PICKLE_LINE_MAX: usize = 1024;
 /// Height of a BTree. 500 children a node reach 10^9 blocks at height 4; 64 stops a crafted chain.
 pub const TREE_HEIGHT_MAX: usize = 64;
 
-/// Watch requests of one link that are not begun: 40 bytes each.
+/// Watch requests of one link that wait: of users other than the mount's owner, 40 bytes each.
 pub const LINK_REQUESTS_MAX: usize = 1024;
+/// Those of the owner: some 26 thousand.
+pub const LINK_REQUESTS_BYTES_MAX: usize = 1 << 20;
 /// Replies that one link has not read; of users other than the mount's owner, everything.
 pub const LINK_REPLY_BYTES_MAX: usize = 1 << 20;
 /// Pins of one link that nobody waits for any more, and that may be answered still: some 16 bytes each. Of what was before these no

@@ -8,7 +8,7 @@ use super::death::LOOK_EVERY;
 use super::link::{Link, State, Waiting};
 use super::quota::{Rules, Uid, User, Users};
 use super::watch::Waiter;
-use crate::base::limit::LINK_REQUESTS_MAX;
+use crate::base::limit::{LINK_REQUESTS_BYTES_MAX, LINK_REQUESTS_MAX};
 use crate::base::{BlkNo, Oid, Tid, Unique};
 use crate::wire::quote::quoted;
 use crate::wire::watch::{self, Message, Request, Stream};
@@ -493,10 +493,17 @@ impl Isolation {
                 return self.say(id, stream, &why, outside, now);
             }
         };
-        let Some(link) = self.links.get_mut(&id) else {
+        let max = user.map_or(LINK_REQUESTS_BYTES_MAX / size_of::<Waiting>(), |_| {
+            LINK_REQUESTS_MAX
+        });
+        let is_full = |link: &Link| link.requests.len() >= max;
+        if self.links.get(&id).is_some_and(is_full) {
+            self.proceed(outside, now); // what can be begun makes room
+        }
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.is_up()) else {
             return;
         };
-        if link.requests.len() >= LINK_REQUESTS_MAX {
+        if is_full(link) {
             return self.broken(id, &"too many requests at once", outside, now);
         }
         let request = Waiting {
