@@ -17,11 +17,16 @@ pub const PICKLE_LINE_MAX: usize = 1024;
 /// Height of a BTree. 500 children a node reach 10^9 blocks at height 4; 64 stops a crafted chain.
 pub const TREE_HEIGHT_MAX: usize = 64;
 
-/// Watch requests of one link that are not begun: 40 bytes each.
+/// Watch requests of one link that wait: of users other than the mount's owner, 40 bytes each.
 pub const LINK_REQUESTS_MAX: usize = 1024;
+/// Those of the owner: some 26 thousand.
+pub const LINK_REQUESTS_BYTES_MAX: usize = 1 << 20;
 /// Replies that one link has not read; of users other than the mount's owner, everything.
 pub const LINK_REPLY_BYTES_MAX: usize = 1 << 20;
-/// Pins of watch requests that one client has to answer at a time, 300 bytes each; those that a READ waits for come on top.
+/// Pins of one link that nobody waits for any more, and that may be answered still: some 16 bytes each. Of what was before these no
+/// answer comes: a client carries out its pins in order.
+pub const LINK_WITHDRAWN_MAX: usize = 1 << 16;
+/// Pins of watch requests that one client has to answer at a time, 300 bytes each; those that a READ waits for are told at once, on top.
 pub const PINS_UNDER_WAY: usize = 4096;
 /// Opens of `head/watch` of one user other than the mount's owner, unless configured otherwise (`watch_per_uid`).
 pub const USER_LINKS: usize = 64;
@@ -143,7 +148,7 @@ pub const NOTES_FEW: usize = 128;
 pub const STAND_IN_MESSAGES: usize = 64;
 /// Watches that a worker looks at in control's place for one block, a microsecond each.
 pub const STAND_IN_WATCHES: usize = 8;
-/// Messages that control handles before it looks at deadlines and at the database.
+/// Messages that control handles before it looks at deadlines and at the database; all that lie there when it begins, if these are more.
 pub const TURN_MESSAGES: usize = 1024;
 /// Bytes of old pages kept for those who will look for them under `@<tid>`, oldest given up first. A commit of 10 blocks of
 /// 64 KiB, 100 times a second, fills it in a second; who looks later reads them from the database.

@@ -175,7 +175,9 @@ impl Work {
     fn turn(&mut self, changed: bool) -> Option<Duration> {
         let shared = Arc::clone(&self.control.shared);
         let _beat = shared.control.begin();
-        for _ in 0..limit::TURN_MESSAGES {
+        // What came before a deadline is heard before it is looked at.
+        let (as_of, come) = (self.now(), self.put_off.len() + self.control.inbox.len());
+        for _ in 0..come.max(limit::TURN_MESSAGES) {
             let Some(message) = self.next_message() else {
                 break;
             };
@@ -199,9 +201,8 @@ impl Work {
                     self.history.forgotten(&nodes);
                 }
                 ToControl::OfLink(what) => {
-                    let shared = &self.control.shared;
-                    self.links
-                        .came(what, &mut self.history, shared, Instant::now());
+                    let (now, shared) = (self.now(), &self.control.shared);
+                    self.links.came(what, &mut self.history, shared, now);
                     self.isolate();
                 }
                 ToControl::Retrieved { id, off, data } => {
@@ -210,7 +211,7 @@ impl Work {
                     }
                 }
                 ToControl::Rebuilt(rebuilt) => {
-                    let poll = self.control.store.adopt(*rebuilt);
+                    let poll = self.ask_store(|store| store.adopt(*rebuilt));
                     self.polled(poll);
                     self.look_at = Instant::now();
                 }
@@ -223,7 +224,7 @@ impl Work {
         if self.links.has_waiting() {
             self.proceed(); // what a worker left
         }
-        self.tick();
+        self.tick(as_of);
         if self.retrieval.is_late() {
             self.kept();
         }
@@ -233,7 +234,7 @@ impl Work {
         // What a server tells came with the messages.
         let is_told = self.control.store.link().is_some();
         if changed || is_told || self.look_at <= Instant::now() {
-            let poll = self.control.store.poll();
+            let poll = self.ask_store(AnyStore::poll);
             let wait = self.polled(poll);
             self.look_at = Instant::now() + wait;
         }
@@ -242,7 +243,8 @@ impl Work {
         if !self.control.inbox.is_empty() {
             wait = Duration::ZERO;
         }
-        let lefts = [self.retrieval.left(), self.links.left(now)];
+        let of_links = self.links.left(self.history.source().clock.at(now));
+        let lefts = [self.retrieval.left(), of_links];
         let wait = lefts.into_iter().flatten().fold(wait, Duration::min);
         self.sleeps_until = now + wait;
         Some(wait)
@@ -257,9 +259,22 @@ impl Work {
         self.control.shared.failed.load(Ordering::Relaxed)
     }
 
+    /// The time that clients are given.
+    fn now(&mut self) -> Instant {
+        self.history.source().clock.at(Instant::now())
+    }
+
+    /// Asks the database, which may take as long as it likes: not of the clients' time.
+    fn ask_store<T>(&mut self, ask: impl FnOnce(&mut AnyStore) -> T) -> T {
+        let began = Instant::now();
+        let told = ask(&mut self.control.store);
+        self.history.source().clock.stood(began.elapsed());
+        told
+    }
+
     /// Deadlines of clients, and clients that wait for themselves.
-    fn tick(&mut self) {
-        let (now, control) = (Instant::now(), &self.control);
+    fn tick(&mut self, now: Instant) {
+        let control = &self.control;
         self.links.tick(&mut self.history, &control.shared, now);
         let taken = self
             .links
@@ -288,10 +303,9 @@ impl Work {
 
     /// The history can be asked again, or head shows something else.
     fn proceed(&mut self) {
-        let shared = &self.control.shared;
+        let (now, shared) = (self.now(), &self.control.shared);
         let shown = shared.head();
-        self.links
-            .proceed(shown, &mut self.history, shared, Instant::now());
+        self.links.proceed(shown, &mut self.history, shared, now);
         self.isolate();
     }
 

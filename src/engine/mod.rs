@@ -2,7 +2,7 @@
 //!
 //! `daemon` is one mount from start to end. `start` turns a mountpoint into a connection and pinned workers;
 //! `worker` is the loop of one of them, which drives any [`worker::Service`]; `serve` is the file system as such a
-//! service, with `names`, `hear`, `answer`, `task`, `loading`, `ahead`, `upload`, `listen` and `buffer` behind it. `control` moves head, `follow` is how it waits,
+//! service, with `names`, `hear`, `answer`, `task`, `loading`, `ahead`, `upload`, `listen` and `buffer` behind it. `control` moves head, `follow` is how it waits, `clock` what it gives clients of time,
 //! `notifier` writes notifications, `log` lines (`glog`: as the drop-in server does). `pulse` tells whether these two go on, `presence` whether a client is left,
 //! `quit` says what every thread does before it ends the daemon. `shared` is what they share and tell each other. `etag` is the
 //! bulk ETag engine, which has nothing to do with any of these.
@@ -10,6 +10,7 @@
 mod ahead;
 mod answer;
 pub mod buffer;
+mod clock;
 pub mod control;
 pub mod daemon;
 pub mod etag;

@@ -312,6 +312,17 @@ mod tests {
         }
     }
 
+    /// What the history knows nothing of, or not any more, nothing of is cached: asked about it, it says so.
+    #[test]
+    fn nothing_is_to_be_pinned_of_a_file_that_was_let_go_of() {
+        let mut history = History::new(Tid(1), 1, Memory::new(2));
+        assert!(!history.knows(FILE));
+        assert_eq!(history.changed_since(FILE, Tid(1)), Ok(Vec::new()));
+        let size = history.size(FILE, Tid(1));
+        assert_eq!(size, Ok(4096 * 2 * LEAF as u64));
+        assert_eq!(history.revision(FILE, BlkNo(1), Tid(1)), Ok(None));
+    }
+
     /// To be run by hand: `cargo test --release --lib fs::past -- --ignored --nocapture`. Records of tables do not change here.
     #[test]
     #[ignore = "a measurement"]

@@ -28,6 +28,7 @@ impl Isolation {
         let Some((open, why)) = why.or_else(|| first.map(|open| (open, broke()))) else {
             return;
         };
+        link.is_late = fault == Fault::Timeout;
         let why = format!("pin {} {}: {why}", open.blk, At(open.rev));
         let until = match fault {
             Fault::Link => open.deadline.min(now + GRACE),
@@ -127,7 +128,7 @@ impl Isolation {
         };
         let timeout = self.rules.timeout_of(link.user);
         let next = death.look(outside.is_alive(id), now, timeout);
-        let (why, user) = (link.why.clone(), link.user);
+        let (why, user, is_late) = (link.why.clone(), link.user, link.is_late);
         match next {
             Next::Wait => return,
             Next::Bus => {
@@ -150,10 +151,12 @@ impl Isolation {
             Next::Killed => {
                 self.actions.push(Action::Log(id, "terminated".to_owned()));
                 self.counts.kills += 1;
-                if let Some(user) = user.and_then(|user| self.users.get_mut(user)) {
-                    user.killed(now);
-                }
             }
+        }
+        // Who kept others waiting did so, whatever became of the process.
+        let user = user.filter(|_| is_late || next == Next::Killed);
+        if let Some(user) = user.and_then(|user| self.users.get_mut(user)) {
+            user.killed(now);
         }
         self.end_watches(id, outside);
         self.forget_if_over(id);

@@ -8,7 +8,7 @@ use super::death::LOOK_EVERY;
 use super::link::{Link, State, Waiting};
 use super::quota::{Rules, Uid, User, Users};
 use super::watch::Waiter;
-use crate::base::limit::LINK_REQUESTS_MAX;
+use crate::base::limit::{LINK_REQUESTS_BYTES_MAX, LINK_REQUESTS_MAX};
 use crate::base::{BlkNo, Oid, Tid, Unique};
 use crate::wire::quote::quoted;
 use crate::wire::watch::{self, Message, Request, Stream};
@@ -80,6 +80,8 @@ pub trait Outside {
     /// # Errors
     /// See [`Unknown`].
     fn size(&mut self, oid: Oid, at: Tid) -> Result<u64, Unknown>;
+    /// Whether the process of a link has ended: asked for each pin that a READ waits for.
+    fn has_ended(&mut self, link: LinkId) -> bool;
     /// Whether the client of a link is there, and not a zombie.
     fn is_alive(&mut self, link: LinkId) -> bool;
     /// Signals it.
@@ -176,7 +178,7 @@ pub struct Isolation {
     pub(super) ending: BTreeSet<LinkId>,
     /// Links of which writes wait.
     pub(super) pausing: BTreeSet<LinkId>,
-    /// Of pins, in the order of their sending: of the owner's clients, and of others.
+    /// Of pins, the first to be over first: of the owner's clients, and of others.
     pub(super) deadlines: [VecDeque<(Instant, LinkId, Stream)>; 2],
     pub(super) shown: Tid,
     pub(super) actions: Vec<Action>,
@@ -491,10 +493,17 @@ impl Isolation {
                 return self.say(id, stream, &why, outside, now);
             }
         };
-        let Some(link) = self.links.get_mut(&id) else {
+        let max = user.map_or(LINK_REQUESTS_BYTES_MAX / size_of::<Waiting>(), |_| {
+            LINK_REQUESTS_MAX
+        });
+        let is_full = |link: &Link| link.requests.len() >= max;
+        if self.links.get(&id).is_some_and(is_full) {
+            self.proceed(outside, now); // what can be begun makes room
+        }
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.is_up()) else {
             return;
         };
-        if link.requests.len() >= LINK_REQUESTS_MAX {
+        if is_full(link) {
             return self.broken(id, &"too many requests at once", outside, now);
         }
         let request = Waiting {
@@ -516,22 +525,28 @@ impl Isolation {
         outside: &mut dyn Outside,
         now: Instant,
     ) {
-        let link = self.links.get_mut(&id);
-        let open = link.and_then(|link| link.open.remove(&stream));
-        let Some(open) = open else {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        let Some(open) = link.open.remove(&stream) else {
+            if link.withdrawn.remove(&stream) {
+                return;
+            }
             let why = format!("{}: reply on unexpected stream", stream.0);
             return self.broken(id, &why, outside, now);
         };
+        // Of a file that it does not watch a client may well say that it knows nothing.
+        if open.is_moot {
+            link.rest();
+            // There is room for what waits for another file.
+            return self.send_unsent(id, outside, now);
+        }
         if message != b"ack" {
             let why = format!("expect \"ack\"; got {}", quoted(message));
             return self.fail(id, Fault::Nonsense, Some((open, why)), outside, now);
         }
-        let link = self.links.get_mut(&id);
-        let watch = link.and_then(|link| link.watches.get_mut(&open.oid));
-        let Some(watch) = watch.filter(|_| !open.is_moot) else {
-            // There is room for what waits for another file.
-            return self.send_unsent(id, outside, now);
-        };
+        let watch = link.watches.get_mut(&open.oid);
+        let watch = watch.expect("BUG: a pin of no watch");
         let before = watch.count();
         let (waiters, more) = watch.answered(open.blk);
         self.counts.pinned -= before - watch.count();

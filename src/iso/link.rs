@@ -13,10 +13,11 @@ use super::isolation::Caller;
 use super::outbox::Outbox;
 use super::quota::Uid;
 use super::watch::Watch;
+use crate::base::limit::LINK_WITHDRAWN_MAX;
 use crate::base::{BlkNo, Oid, Rev, Tid};
 use crate::wire::watch::{Lines, Stream};
 use rustc_hash::FxHashMap;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 /// What a link is.
@@ -89,6 +90,8 @@ pub struct Link {
     pub ahead: Option<Tid>,
     /// Pins to be answered.
     pub open: FxHashMap<Stream, Open>,
+    /// Pins that nobody waits for, and that were not answered in time: there is no hurry.
+    pub withdrawn: BTreeSet<Stream>,
     /// Pins of watch requests that are told when others are answered.
     pub unsent: VecDeque<(Oid, BlkNo)>,
     /// READs that wait until the client is gone.
@@ -97,6 +100,8 @@ pub struct Link {
     pub paused: VecDeque<Paused>,
     /// Somebody who did not open it used it.
     pub is_inherited: bool,
+    /// It did not answer in time.
+    pub is_late: bool,
     /// Why its client is dying.
     pub why: String,
     /// Whether its client closed it.
@@ -117,10 +122,12 @@ impl Default for Link {
             requests: VecDeque::new(),
             ahead: None,
             open: FxHashMap::default(),
+            withdrawn: BTreeSet::new(),
             unsent: VecDeque::new(),
             stuck: Vec::new(),
             paused: VecDeque::new(),
             is_inherited: false,
+            is_late: false,
             why: String::new(),
             is_closed: false,
             flush: None,
@@ -149,6 +156,15 @@ impl Link {
         owed.min_by_key(|open| open.deadline).copied()
     }
 
+    /// A pin that nobody waits for is not answered in time: it may be later.
+    pub fn withdraw(&mut self, stream: Stream) {
+        self.open.remove(&stream);
+        self.withdrawn.insert(stream);
+        if self.withdrawn.len() > LINK_WITHDRAWN_MAX {
+            self.withdrawn.pop_first();
+        }
+    }
+
     /// Gives back what many pins under way took, when they are answered: a link at rest weighs little.
     pub fn rest(&mut self) {
         if self.open.is_empty() && self.unsent.is_empty() && self.open.capacity() > SMALL {
@@ -162,7 +178,8 @@ impl Link {
     pub fn next_stream(&mut self) -> Stream {
         loop {
             self.last = self.last.next();
-            if self.last != Stream::CONTROL && !self.open.contains_key(&self.last) {
+            let is_open = self.open.contains_key(&self.last) || self.withdrawn.contains(&self.last);
+            if self.last != Stream::CONTROL && !is_open {
                 return self.last;
             }
         }

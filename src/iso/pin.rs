@@ -2,7 +2,7 @@
 
 use super::isolation::{Action, Ask, Caller, Fault, Isolation, LinkId, Outside, Unknown};
 use super::link::{Open, State};
-use super::watch::{Waiter, Wanted};
+use super::watch::{Step, Waiter, Wanted};
 use crate::base::limit::{LINK_REPLY_BYTES_MAX, PINS_UNDER_WAY};
 use crate::base::{BlkNo, Oid, Rev, Tid};
 use crate::wire::watch::{At, Message, Stream};
@@ -77,11 +77,16 @@ impl Isolation {
         if wanted == Wanted::Here {
             return;
         }
+        watch.hurry(blk, now + self.rules.timeout_of(link.user));
         // First: a client that lets too much lie may be gone before it was told.
         self.wait(ask, id);
-        if wanted == Wanted::Now {
-            self.send(id, oid, blk, outside, now);
+        if outside.has_ended(id) {
+            // Somebody else has the link, who was promised nothing (protocol 10, 13).
+            let why = format!("pin {blk} {}: its process has ended", At(Rev::At(rev)));
+            return self.condemn(id, now, why, outside, now);
         }
+        // What a watch request wants, too, may be far from its turn.
+        self.send(id, oid, blk, outside, now);
     }
 
     /// A user that has as many blocks pinned as it may cannot see the next one as it should: its client is not to read on.
@@ -147,18 +152,19 @@ impl Isolation {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        let stream = link.next_stream();
         let watch = link.watches.get_mut(&oid);
-        let Some(flight) = watch.and_then(|watch| watch.flight(blk)) else {
+        let flight = watch.and_then(|watch| watch.flight(blk));
+        // It may have been sent already, when a READ wanted it.
+        let Some(step) = flight.filter(|flight| flight.stream.is_none()) else {
             return;
         };
-        // It was sent already, when a READ wanted it.
-        if flight.stream.is_some() {
-            return;
+        let Step { rev, until, .. } = *step.step();
+        let stream = link.next_stream();
+        let watch = link.watches.get_mut(&oid);
+        if let Some(flight) = watch.and_then(|watch| watch.flight(blk)) {
+            flight.stream = Some(stream);
         }
-        flight.stream = Some(stream);
-        let rev = flight.step().rev;
-        let deadline = now + self.rules.timeout_of(link.user);
+        let deadline = until.unwrap_or_else(|| now + self.rules.timeout_of(link.user));
         let others = usize::from(link.user.is_some());
         let open = Open {
             oid,
@@ -169,7 +175,10 @@ impl Isolation {
         };
         link.open.insert(stream, open);
         self.forget_deadlines(others);
-        self.deadlines[others].push_back((deadline, id, stream));
+        // The latest, but where a READ has waited for its turn.
+        let queue = &mut self.deadlines[others];
+        let at = queue.partition_point(|&(before, ..)| before <= deadline);
+        queue.insert(at, (deadline, id, stream));
         self.counts.pins += 1;
         self.say(id, stream, &Message::Pin(oid, blk, rev), outside, now);
     }
@@ -260,8 +269,9 @@ impl Isolation {
             return;
         };
         if open.is_moot {
-            link.open.remove(&stream);
-            return;
+            link.withdraw(stream);
+            // There is room for what waits for another file.
+            return self.send_unsent(id, outside, now);
         }
         let why = if link.outbox.is_given(stream) {
             "sendReq: waiting for reply: context deadline exceeded".to_owned()

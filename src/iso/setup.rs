@@ -90,11 +90,12 @@ impl Isolation {
                 head: self.shown,
             });
         }
-        if !outside.knows(oid) {
-            return Err(Refused::Unknown(Unknown::File));
-        }
         let old = self.links.get(&id).and_then(|link| link.watches.get(&oid));
         let old = old.map(|watch| watch.at);
+        // One that is watched was known: of what the history let go of since the kernel has nothing.
+        if old.is_none() && !outside.knows(oid) {
+            return Err(Refused::Unknown(Unknown::File));
+        }
         if old.is_some_and(|old| old > at) {
             return Err(Refused::Back);
         }

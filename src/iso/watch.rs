@@ -12,6 +12,7 @@ use crate::base::{BlkNo, Rev, Tid};
 use crate::wire::watch::Stream;
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 /// Who waits for a pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Step {
     /// Where it is to be mapped from.
     pub rev: Rev,
     waiters: Vec<Waiter>,
+    /// It is to be answered by then, if a READ waits for it.
+    pub until: Option<Instant>,
 }
 
 /// What is under way for a block: the first, once it has a stream; the others wait for it.
@@ -121,12 +124,18 @@ impl Watch {
         self.count
     }
 
-    /// Wants a block somewhere; `waiter` waits for it unless it is there.
+    /// Wants a block somewhere; `waiter` waits for it unless it is there. A READ wants it pinned, wherever that is to: what was right as of
+    /// `at` shows the same for as long as that stays, though the history may begin later by now.
     pub fn want(&mut self, blk: BlkNo, rev: Rev, waiter: Waiter) -> Wanted {
-        let is_last = self.last(blk) == rev;
+        let last = self.last(blk);
+        let is_last = match waiter {
+            Waiter::Ask(_) => last != Rev::Head,
+            Waiter::Setup => last == rev,
+        };
         let step = Step {
             rev,
             waiters: vec![waiter],
+            until: None,
         };
         match self.flights.get_mut(&blk) {
             None if is_last => Wanted::Here,
@@ -151,6 +160,14 @@ impl Watch {
                 flight.steps.push_back(step);
                 Wanted::Later
             }
+        }
+    }
+
+    /// A READ waits for all that a block was wanted for so far, until then at most. Those before it waited for less.
+    pub fn hurry(&mut self, blk: BlkNo, until: Instant) {
+        let flight = self.flights.get_mut(&blk);
+        for step in flight.into_iter().flat_map(|flight| &mut flight.steps) {
+            step.until.get_or_insert(until);
         }
     }
 
@@ -226,13 +243,15 @@ mod tests {
         assert_eq!(watch.want(BLK, Rev::Head, Waiter::Setup), Wanted::Later);
         assert_eq!(watch.pinned().count(), 0);
         assert_eq!(watch.want(BLK, NEW, Waiter::Ask(3)), Wanted::Later);
+        assert_eq!(watch.want(BLK, OLD, Waiter::Ask(5)), Wanted::Comes);
         assert_eq!((watch.pinned().count(), watch.count()), (1, 1));
         let asks = |n: &[u64]| n.iter().map(|&n| Waiter::Ask(n)).collect::<Vec<_>>();
         assert_eq!(watch.answered(BLK), (asks(&[1, 2]), true));
         assert_eq!(watch.count(), 1);
         assert_eq!(watch.answered(BLK), (vec![Waiter::Setup], true));
-        assert_eq!(watch.answered(BLK), (asks(&[3]), false));
+        assert_eq!(watch.answered(BLK), (asks(&[3, 5]), false));
         assert_eq!(watch.want(BLK, NEW, Waiter::Ask(4)), Wanted::Here);
+        assert_eq!(watch.want(BLK, OLD, Waiter::Ask(6)), Wanted::Here);
         assert_eq!(watch.count(), 1);
         assert_eq!(watch.want(BLK, Rev::Head, Waiter::Setup), Wanted::Now);
         assert_eq!(watch.answered(BLK), (vec![Waiter::Setup], false));
@@ -243,7 +262,7 @@ mod tests {
     fn who_waits_is_told_when_it_all_ends() {
         let mut watch = Watch::new(Tid(30));
         watch.want(BLK, OLD, Waiter::Ask(1));
-        watch.want(BLK, NEW, Waiter::Ask(2));
+        watch.want(BLK, NEW, Waiter::Setup);
         watch.want(BlkNo(8), NEW, Waiter::Setup);
         assert_eq!(watch.clear().len(), 3);
         assert_eq!((watch.count(), watch.flights().count()), (0, 0));

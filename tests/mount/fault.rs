@@ -328,11 +328,10 @@ fn e14_a_zombie(transport: Transport) {
     };
     assert!(becomes_true(SHORT, is_zombie));
     let began = stage.touch();
-    stage.told();
     let answer = stage.scene.inside.answer(SHORT);
     println!("the READ took {:?}", began.elapsed());
     assert_eq!(answer, "2x1");
-    assert!(began.elapsed() < TIMED_OUT.before);
+    assert!(began.elapsed() < AT_ONCE.before); // there is nobody to wait for
     assert_eq!(stage.bad.ask("hear A").split(':').next(), Some("0 fatal"));
     stage.bad.ask("shut A");
     let last = stage.scene.base.last();

@@ -4,15 +4,17 @@
 
 use std::time::{Duration, Instant};
 
+use crate::base::Base;
 use crate::child::becomes_true;
 use crate::commit::Scene;
-use crate::machine::{Transport, root_or_lack};
+use crate::machine::{Transport, root_or_lack, zring};
 use crate::on_each_transport;
-use crate::rig::{Rig, SHORT};
+use crate::rig::{Rig, SHORT, zurl};
 use crate::visitor::Visitor;
 
 on_each_transport!(
     who_may_enter_and_who_may_watch,
+    who_cannot_be_held_responsible_may_not_watch,
     quotas_are_of_each_user,
     who_is_killed_waits,
     requests_have_a_rate,
@@ -108,6 +110,51 @@ fn who_may_enter_and_who_may_watch(transport: Transport) {
             );
         }
         scene.stop();
+    }
+}
+
+/// A process that the server may not signal, as it is another user's and the server has no right to; and one that it cannot see, as it
+/// is outside of the server's own numbers of processes.
+fn who_cannot_be_held_responsible_may_not_watch(transport: Transport) {
+    if !is_there(transport) {
+        return;
+    }
+    let user = USER.to_string();
+    let group = GROUP.to_string();
+    for (server, client, why, log) in [
+        (
+            vec!["setpriv", "--bounding-set", "-kill", "--"],
+            vec![
+                "setpriv", "--reuid", &user, "--regid", &user, "--groups", &group,
+            ],
+            "Operation not permitted",
+            "its process may not be signalled",
+        ),
+        (
+            vec!["unshare", "--pid", "--fork", "--kill-child", "--"],
+            vec!["env"],
+            "Input/output error",
+            "thread 0: its process cannot be identified",
+        ),
+    ] {
+        let rig = Rig::new("responsible", 60);
+        let (at, db) = (rig.path("mnt"), rig.path("Data.fs"));
+        Base::create(&db).commit();
+        let zurl = zurl(&db);
+        std::fs::create_dir_all(&at).unwrap();
+        let opts = format!("transport={},access=group={GROUP}", transport.name());
+        let mut c = rig.command(server[0]);
+        c.args(&server[1..]).arg(zring());
+        c.args(["mount", "-f", "-o", &opts, &zurl]).arg(&at);
+        let mount = rig.mount_by(&mut c, at, &zurl);
+        let mount = mount.unwrap_or_else(|e| panic!("no mount: {e}"));
+        let mut c = rig.command(client[0]);
+        c.args(&client[1..]).arg("cat");
+        let ended = rig.run(c.arg(mount.path("head/watch")), SHORT);
+        assert!(ended.err.contains(why), "{ended}: {}", mount.said());
+        let told = becomes_true(SHORT, || mount.said().contains(log));
+        assert!(told, "{}", mount.said());
+        mount.stop();
     }
 }
 

@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::child::{Running, becomes_true};
-use crate::data::{Database, database};
+use crate::data::{Database, database, values};
 use crate::live::{Writer, followed};
 use crate::machine::{Transport, number, python};
 use crate::neo::free_port;
 use crate::on_each_transport;
 use crate::rig::{Mount, Rig, SHORT, no_bug, verdict};
+use crate::visitor::Visitor;
 
 /// How a server listens, and what it speaks.
 #[derive(Clone, Copy, Debug)]
@@ -327,6 +328,49 @@ fn ends_in_time_while_the_server_hangs() {
         reader.wait(SHORT);
     }
     println!("ended after {took:?}");
+}
+
+/// A watch request asks the history, which waits for a server that stands still for longer than a client may: it has all of its time
+/// for its pins when that goes on.
+#[test]
+fn who_waits_for_the_server_is_not_late() {
+    let transport = Transport::Dev;
+    if !transport.is_there() || python().is_none() {
+        return;
+    }
+    let rig = Rig::new("zeo stall", 120);
+    let server = Server::start(&rig, &rig.path("Data.fs"), Kind::Unix);
+    let zurl = PathBuf::from(server.zurl());
+    let steady = "--w-delete 0 --w-delrange 0 --interval 5 --count 40";
+    let options = format!("{steady} --create --blksize 4k --blocks 60");
+    Writer::start(&rig, &zurl, "first.jsonl", &options).finish();
+    let created = fs::read_to_string(rig.path("first.jsonl")).unwrap();
+    let oid = values(&created, "oid").remove(0);
+    let opts = format!("transport={},pintimeout=1.5s", transport.name());
+    let mount = rig.mount("mnt", &server.zurl(), &opts);
+    let mount = mount.unwrap_or_else(|e| panic!("no mount: {e}"));
+    let at = mount.head();
+    let mut client = Visitor::client(&rig, &mount.at);
+    client.ask(&format!("open {oid} 4096"));
+    client.ask(&format!("looks {oid} 0 30"));
+    let tids = Writer::start(&rig, &zurl, "second.jsonl", steady).finish();
+    let last = tids.last().unwrap();
+    assert!(becomes_true(SHORT, || mount.head().trim() == last));
+    client.ask("link G");
+    client.ask("serve G");
+    server.signal(Signal::SIGSTOP);
+    client.begin(&format!("ask G 1 watch {oid} @{} +size", at.trim()));
+    std::thread::sleep(Duration::from_secs(4));
+    server.signal(Signal::SIGCONT);
+    let reply = client.answer(SHORT);
+    let (reply, us) = reply.rsplit_once(' ').unwrap();
+    assert!(reply.starts_with("1 ok "), "{reply}: {}", mount.said());
+    let us: u64 = us.parse().unwrap();
+    assert!(us > 3_500_000, "nothing was waited for: {us} us");
+    let counts = ["pin", "pinkill"].map(|name| mount.stat(name));
+    assert!(counts[0] > 0 && counts[1] == 0, "pins, kills: {counts:?}");
+    drop(client);
+    mount.stop();
 }
 
 /// What cannot be mounted is said, with what to do.

@@ -26,6 +26,8 @@ pub(crate) enum Manner {
     Lying,
     /// It ends with the link open.
     Dying,
+    /// So does it, but a child of it has the link, and does nothing with it for a while.
+    Forking,
     /// It closes the link without bye, and lives.
     Closing,
     /// It writes what is no frame, or answers what nobody asked.
@@ -93,6 +95,8 @@ pub(crate) struct Client {
     said_bye: bool,
     is_closing: bool,
     is_closed: bool,
+    /// A child has the link.
+    is_forked: bool,
     /// It read to the end.
     is_over: bool,
     /// The read and the write under way.
@@ -124,6 +128,7 @@ impl Client {
             said_bye: false,
             is_closing: false,
             is_closed: false,
+            is_forked: false,
             is_over: false,
             reading: None,
             writing: None,
@@ -212,7 +217,7 @@ impl Client {
     /// Whether that thread, or the kernel for a process that ends, can do something.
     pub(crate) fn can_serve(&self) -> bool {
         match self.life {
-            Life::Dead => !self.told.is_empty() || self.closes(),
+            Life::Dead => !self.told.is_empty() || self.is_forked || self.closes(),
             Life::Doomed | Life::Exits => true,
             Life::Runs => {
                 let writes = !self.out.is_empty() && self.writing.is_none() && self.is_served();
@@ -249,6 +254,13 @@ impl Client {
             Life::Exits if self.closes() && shared.rng.one_in(2) => return self.close(shared),
             Life::Exits if shared.rng.one_in(2) => return self.life = Life::Dead,
             Life::Exits => return,
+            Life::Dead if self.is_forked => {
+                if shared.rng.one_in(50) {
+                    self.is_forked = false;
+                    self.interrupt(shared);
+                }
+                return;
+            }
             Life::Dead => return self.close(shared),
             Life::Runs => {}
         }
@@ -441,6 +453,10 @@ impl Client {
                 .out
                 .push_back(format!("{} nak\n", pin.stream).into_bytes());
         }
+        if !self.views.contains_key(&pin.file) {
+            let line = format!("{} nak: not watched\n", pin.stream);
+            return self.out.push_back(line.into_bytes());
+        }
         self.remap(shared, &pin);
         self.out
             .push_back(format!("{} ack\n", pin.stream).into_bytes());
@@ -509,6 +525,10 @@ impl Client {
                 shared.counts.byes += 1;
             }
             Manner::Dying => self.life = Life::Doomed,
+            Manner::Forking => {
+                (self.life, self.is_forked) = (Life::Dead, true);
+                shared.counts.forks += 1;
+            }
             Manner::Closing => {
                 self.is_closing = true;
                 self.gave_up = !self.owes();

@@ -95,6 +95,8 @@ counts! {
     faults,
     /// Clients that turned bad or left, and signals for such.
     turned,
+    /// Clients that ended while a child of theirs had the link.
+    forks,
     bus,
     kills,
 }

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use std::time::{Duration, Instant};
 use zring::base::{BlkNo, Oid, Tid};
 use zring::fs::history::History;
-use zring::iso::{Action, Caller, Isolation, LinkId, Outside, Rules, Signal, Unknown};
+use zring::iso::{Action, Caller, Isolation, LinkId, Outside, Rules, Signal, Uid, Unknown};
 
 /// As in `engine::links`.
 #[derive(Clone, Debug)]
@@ -127,10 +127,13 @@ impl Outside for Asked<'_> {
         Ok(size)
     }
 
-    fn is_alive(&mut self, link: LinkId) -> bool {
+    fn has_ended(&mut self, link: LinkId) -> bool {
         let client = self.shared.clients.get(&self.clients[&link]);
-        let is_dead = client.is_none_or(|client| client.life == Life::Dead);
-        !is_dead && !self.shared.is(Mutant::DyingGoesOn)
+        client.is_none_or(|client| client.life == Life::Dead)
+    }
+
+    fn is_alive(&mut self, link: LinkId) -> bool {
+        !self.has_ended(link) && !self.shared.is(Mutant::DyingGoesOn)
     }
 
     fn signal(&mut self, link: LinkId, signal: Signal) -> Result<(), String> {
@@ -202,7 +205,10 @@ impl LinkTable {
         } = self;
         if let OfLink::Opened(link, client) = what {
             clients.insert(link, client);
-            return isolation.open(link, None, now);
+            // Every third is of one of two other users.
+            let uid = Uid(1000 + u32::try_from(client % 2).expect("a bit"));
+            let user = (client % 3 == 0).then_some(uid);
+            return isolation.open(link, user, now);
         }
         let outside = &mut Asked {
             history,

@@ -335,14 +335,14 @@ impl World {
     }
 
     fn enter_client(&mut self) {
-        use Manner::{Closing, Dying, Garbage, Good, Leaving, Lying, Silent, Stubborn};
+        use Manner::{Closing, Dying, Forking, Garbage, Good, Leaving, Lying, Silent, Stubborn};
         if self.shared.clients.len() >= self.clients_max || !self.shared.rules.clients {
             return;
         }
         self.given += 1;
         let all = [
-            Good, Good, Good, Good, Leaving, Leaving, Silent, Stubborn, Lying, Dying, Closing,
-            Garbage,
+            Good, Good, Good, Good, Leaving, Leaving, Silent, Stubborn, Lying, Dying, Forking,
+            Closing, Garbage,
         ];
         let (id, manner) = (self.given, self.shared.rng.pick(&all));
         let client = Client::new(id, manner, self.shared.now);

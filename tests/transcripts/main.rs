@@ -4,10 +4,13 @@
 //! came of it, in order. `ZRING_ACCEPT=1` writes what comes of it now; review that like code.
 //!
 //! ```text
-//!   history TAIL HEAD                 what the history covers; head/at shows HEAD
-//!   file F: BLK@TID,TID ...           blocks read through head, and when each changed; `size=N`, `epoch=TID`, `broken`
+//!   history TAIL HEAD | tail TID      what the history covers; head/at shows HEAD
+//!   file F: BLK@TID,TID ...           blocks read through head, and when each changed; `size=N`, `epoch=TID`, `broken`; FIRST-LAST for BLK
+//!   forgets F | loses F TID WHY       the history lets go of a file; or cannot tell any more what clients before TID see
 //!   open L | close L                  a client opens or closes head/watch; `open L UID`: of a user other than the mount's owner
 //!   L asks N | L signalled            it writes N requests that mean nothing; the caller of its last request is signalled
+//!   L begins N F TID | L writes N     N requests for a file at once, of streams 101 and on; N bytes that are one line
+//!   L skips N                         it reads N messages
 //!   L other | strict                  a process that did not open it uses it; that is refused from now on
 //!   L> TEXT                           it writes TEXT and a line feed (\n for more); `L>> TEXT` writes no line feed
 //!   L reads [N]                       it reads, with room for N bytes; told when a message is there
@@ -35,6 +38,7 @@ struct File {
     size: u64,
     epoch: Option<Tid>,
     is_broken: bool,
+    is_forgotten: bool,
 }
 
 /// Those of users other than the owner are small and short.
@@ -95,7 +99,7 @@ impl Outside for World {
     }
 
     fn knows(&mut self, oid: Oid) -> bool {
-        self.files.contains_key(&oid)
+        self.files.get(&oid).is_some_and(|file| !file.is_forgotten)
     }
 
     fn is_complete(&mut self, _: Oid) -> bool {
@@ -109,6 +113,9 @@ impl Outside for World {
         }
         if file.is_broken {
             return Err(Unknown::Database("the disk\nis gone".to_owned()));
+        }
+        if file.is_forgotten {
+            return Ok(Vec::new());
         }
         let changed = |set: &BTreeSet<Tid>| set.last().is_some_and(|&last| last > at);
         let blks = file.blocks.iter().filter(|(_, set)| changed(set));
@@ -127,6 +134,10 @@ impl Outside for World {
 
     fn size(&mut self, oid: Oid, _at: Tid) -> Result<u64, Unknown> {
         Ok(self.files[&oid].size)
+    }
+
+    fn has_ended(&mut self, link: LinkId) -> bool {
+        self.clients[&link] == Client::Dead
     }
 
     fn is_alive(&mut self, link: LinkId) -> bool {
@@ -205,13 +216,23 @@ impl Run {
                         Some(("size", n)) => file.size = n.parse().unwrap(),
                         Some(("epoch", at)) => file.epoch = Some(tid(at)),
                         Some((blk, tids)) => {
-                            let tids = tids.split(',').map(tid).collect();
-                            file.blocks.insert(BlkNo(blk.parse().unwrap()), tids);
+                            let tids: BTreeSet<Tid> = tids.split(',').map(tid).collect();
+                            let (first, last) = blk.split_once('-').unwrap_or((blk, blk));
+                            let all = first.parse().unwrap()..=last.parse().unwrap();
+                            file.blocks.extend(all.map(|n| (BlkNo(n), tids.clone())));
                         }
                         None => file.is_broken = true,
                     }
                 }
                 world.files.insert(oid(name), file);
+            }
+            ["tail", at] => world.tail = tid(at),
+            ["forgets", name] => {
+                world.files.get_mut(&oid(name)).unwrap().is_forgotten = true;
+            }
+            ["loses", name, before, ref why @ ..] => {
+                let (oid, before) = (oid(name), tid(before));
+                isolation.lose(Some(oid), before, &why.join(" "), world, now);
             }
             ["open", name, ref user @ ..] => {
                 let user = user.first().map(|uid| Uid(uid.parse().unwrap()));
@@ -255,11 +276,24 @@ impl Run {
                 };
                 self.isolation = Isolation::new(self.world.head, rules);
             }
-            [name, "asks", count] => {
-                let caller = self.caller(name);
-                let text = "1 x\n".repeat(count.parse().unwrap());
-                let (isolation, world) = (&mut self.isolation, &mut self.world);
-                isolation.write(self.links[name], caller, text.as_bytes(), world, now);
+            [name, "asks", count] => self.write(name, &"1 x\n".repeat(count.parse().unwrap())),
+            [name, "begins", count, file, at] => {
+                let (file, at) = (oid(file), tid(at));
+                let count: usize = count.parse().unwrap();
+                let streams = (101..).step_by(2).take(count);
+                let lines = streams.map(|n| format!("{n} watch {file} @{at}\n"));
+                self.write(name, &lines.collect::<String>());
+            }
+            [name, "writes", count] => {
+                self.write(name, &format!("{}\n", "x".repeat(count.parse().unwrap())));
+            }
+            [name, "skips", count] => {
+                for _ in 0..count.parse().unwrap() {
+                    let caller = self.caller(name);
+                    self.isolation.read(self.links[name], caller, 4096);
+                }
+                let read = self.isolation.drain().count().to_string();
+                assert_eq!(read, count);
             }
             [name, "signalled"] => {
                 let mut of_it = self.callers.iter().filter(|(_, of)| *of == name);
@@ -293,13 +327,17 @@ impl Run {
                 let text = line.split_once(' ').map_or("", |(_, text)| text);
                 let end = if arrow.is_empty() { "\n" } else { "" };
                 let text = format!("{}{end}", text.replace("\\n", "\n"));
-                let caller = self.caller(link);
-                let (isolation, world) = (&mut self.isolation, &mut self.world);
-                isolation.write(self.links[link], caller, text.as_bytes(), world, now);
+                self.write(link, &text);
             }
             [] => unreachable!("split gives one word at least"),
         }
         self.tell();
+    }
+
+    fn write(&mut self, name: &str, text: &str) {
+        let caller = self.caller(name);
+        let (isolation, world) = (&mut self.isolation, &mut self.world);
+        isolation.write(self.links[name], caller, text.as_bytes(), world, self.now);
     }
 
     /// What came of it.

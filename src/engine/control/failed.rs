@@ -10,7 +10,6 @@ use super::{GAVE_UP, Work};
 use crate::base::{Oid, Tid};
 use crate::fs::advance::Drop;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 impl Work {
     /// Head can be trusted no more: EIO for it, and nothing of it stays cached.
@@ -48,9 +47,8 @@ impl Work {
             return;
         }
         let is_new = matches!(what, OfLink::Opened(..));
-        let shared = &self.control.shared;
-        self.links
-            .came(what, &mut self.history, shared, Instant::now());
+        let (now, shared) = (self.now(), &self.control.shared);
+        self.links.came(what, &mut self.history, shared, now);
         if is_new {
             self.links.end_all(&mut self.history, shared);
         }

@@ -60,10 +60,10 @@ impl Work {
         if !self.put_off.is_empty() || !self.unforced.is_empty() || self.has_failed() {
             return false;
         }
-        let now = Instant::now();
+        let now = self.now();
         for _ in 0..limit::STAND_IN_MESSAGES {
             let Ok(message) = self.control.inbox.try_recv() else {
-                return !self.links.has_waiting() && self.is_awake_for(now);
+                return !self.links.has_waiting() && self.is_awake();
             };
             match message {
                 ToControl::OfLink(what) if self.links.is_brief(&what, &mut self.history) => {
@@ -90,8 +90,9 @@ impl Work {
     }
 
     /// Whether control wakes by itself before the next deadline.
-    fn is_awake_for(&self, now: Instant) -> bool {
-        let left = self.links.left(now);
+    fn is_awake(&mut self) -> bool {
+        let now = Instant::now();
+        let left = self.links.left(self.history.source().clock.at(now));
         left.is_none_or(|left| now + left >= self.sleeps_until)
     }
 }
