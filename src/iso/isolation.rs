@@ -545,8 +545,9 @@ impl Isolation {
             let why = format!("expect \"ack\"; got {}", quoted(message));
             return self.fail(id, Fault::Nonsense, Some((open, why)), outside, now);
         }
-        let watch = link.watches.get_mut(&open.oid);
-        let watch = watch.expect("BUG: a pin of no watch");
+        let Some(watch) = link.watches.get_mut(&open.oid) else {
+            return self.send_unsent(id, outside, now);
+        };
         let before = watch.count();
         let (waiters, more) = watch.answered(open.blk);
         self.counts.pinned -= before - watch.count();
