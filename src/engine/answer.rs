@@ -496,7 +496,7 @@ impl FileService {
         }
         for want in wants.raws.drain(..) {
             Counters::add(&self.counters().waits, 1);
-            self.loading.raw(port, want.read(id), want.len);
+            self.loading.raw(port, want.read(id));
         }
         self.wants = wants;
         self.settle(&mut deliveries);

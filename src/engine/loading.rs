@@ -77,9 +77,24 @@ pub(super) struct Delivery {
 #[derive(Clone, Debug)]
 pub(super) struct RawRead {
     pub(super) task: TaskId,
+    /// The block they are of.
+    pub(super) oid: Oid,
     pub(super) file: Arc<File>,
     /// Position in the file.
     pub(super) pos: u64,
+    /// Bytes wanted.
+    pub(super) len: usize,
+}
+
+impl RawRead {
+    /// What came, if it is all. Fewer bytes mean that the file ends before them: asking again would give the same, without end.
+    pub(super) fn whole(&self, came: io::Result<Bytes>) -> io::Result<Bytes> {
+        let came = came?;
+        if came.len() < self.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(came)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -326,10 +341,10 @@ impl Loading {
     }
 
     /// Reads raw bytes for a task that cannot have them at once.
-    pub(super) fn raw(&mut self, port: &mut Port, read: RawRead, len: usize) {
+    pub(super) fn raw(&mut self, port: &mut Port, read: RawRead) {
         let place = free_place(&mut self.purposes);
         let token = u32::try_from(place).expect("bounded by the requests in flight");
-        port.read_file(token, &read.file, read.pos, buffer::take(len));
+        port.read_file(token, &read.file, read.pos, buffer::take(read.len));
         self.purposes[place] = Some(Purpose::Raw(read));
     }
 
@@ -370,6 +385,29 @@ impl Loading {
                 }
             }
             None => self.waiting.values_mut().for_each(|w| w.stale = true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn raw_bytes_that_the_file_does_not_have_are_an_error() {
+        let read = RawRead {
+            task: 0,
+            oid: Oid(7),
+            file: Arc::new(File::open("/dev/null").unwrap()),
+            pos: 100,
+            len: 8,
+        };
+        let came = |len| read.whole(Ok(Bytes::from(vec![1; len])));
+        assert_eq!(came(8).unwrap().len(), 8);
+        for short in [0, 7] {
+            let kind = came(short).unwrap_err().kind();
+            assert_eq!(kind, io::ErrorKind::UnexpectedEof);
         }
     }
 }

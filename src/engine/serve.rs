@@ -8,7 +8,7 @@
 
 use super::control::Place;
 use super::killed::Suspects;
-use super::loading::{Delivery, Fetched, Loading, TaskId};
+use super::loading::{Delivery, Fetched, Loading, RawRead, TaskId};
 use super::notifier::Keep;
 use super::probe;
 use super::shared::{Counters, Mailbox, Published, Shared, ToControl, ToWorker};
@@ -526,13 +526,14 @@ impl Service for FileService {
             let task = self.tasks[read.task]
                 .as_mut()
                 .expect("a waiting task keeps its place");
-            match result {
+            match read.whole(result) {
                 Ok(bytes) => task.raws.push((RawKey::new(&read.file, read.pos), bytes)),
                 Err(error) => {
                     task.failed = true;
-                    self.shared
-                        .log
-                        .error(format!("database file, {} bytes in: {error}", read.pos));
+                    let RawRead { oid, pos, .. } = read;
+                    let text =
+                        format!("object {oid}: position {pos} of the database file: {error}");
+                    self.shared.log.error(text);
                 }
             }
             task.waiting -= 1;

@@ -134,6 +134,8 @@ impl Task {
 /// Raw bytes that could not be had at once.
 #[derive(Debug)]
 pub(super) struct RawWant {
+    /// The block they are of.
+    pub(super) oid: Oid,
     pub(super) file: Arc<File>,
     pub(super) pos: u64,
     pub(super) len: usize,
@@ -143,7 +145,9 @@ impl RawWant {
     pub(super) fn read(&self, task: TaskId) -> RawRead {
         RawRead {
             task,
+            oid: self.oid,
             pos: self.pos,
+            len: self.len,
             file: Arc::clone(&self.file),
         }
     }
@@ -249,7 +253,7 @@ pub(super) fn fill(
                     }
                     .into());
                 }
-                fill_raw(extent, raws, wants, piece.off, target)?
+                fill_raw((entry.oid, extent), raws, wants, piece.off, target)?
             }
             None if entry.hint == Hint::Blk0 => {
                 wants.places.push(entry.oid);
@@ -267,7 +271,7 @@ pub(super) fn fill(
 
 /// The part of a plain block from `off` on: bytes of the file, then zeros.
 fn fill_raw(
-    extent: &Extent,
+    (oid, extent): (Oid, &Extent),
     raws: &[(RawKey, Bytes)],
     wants: &mut Wants,
     off: u64,
@@ -292,6 +296,7 @@ fn fill_raw(
         Now::Done(_) => Ok(true),
         Now::WouldWait => {
             wants.raws.push(RawWant {
+                oid,
                 file: Arc::clone(&extent.file),
                 pos,
                 len: data.len(),

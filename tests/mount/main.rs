@@ -44,6 +44,7 @@ mod live;
 #[path = "../neo/mod.rs"]
 mod neo;
 mod others;
+mod overwritten;
 #[path = "../compat/postgres.rs"]
 mod postgres;
 mod rel;

@@ -1,0 +1,101 @@
+//! The database file is changed under the mount by who is no writer of it: cut, written over, replaced. What cannot be answered any more is an
+//! error, for each view that depends on it; never other bytes, and never a daemon that tries without end.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::time::Duration;
+
+use zring::base::Tid;
+use zring::zodb::write::Leaf;
+
+use crate::base::Base;
+use crate::child::becomes_true;
+use crate::commit::Scene;
+use crate::machine::Transport;
+use crate::on_each_transport;
+use crate::rig::{Mount, Rig, SHORT};
+
+on_each_transport!(cut_behind_a_place_that_is_known);
+
+const EIO: &str = "errno 5";
+const BLKSIZE: u64 = 64 << 10;
+const BLOCKS: u64 = 8;
+
+/// A file of plain blocks, all with one stamp.
+fn plain(base: &mut Base, stamp: u32) {
+    let file = base.file(BLKSIZE, Leaf::Blk0);
+    (0..BLOCKS).for_each(|blk| base.set(file, blk, stamp));
+}
+
+/// A page of a block.
+fn page(path: &str, blk: u64, page: u64) -> String {
+    format!("stamps {path} {} 4096", blk * BLKSIZE + page * 4096)
+}
+
+/// Lets go of all pages of a file.
+fn evict(path: &str) -> String {
+    format!("evict {path} 0 {}", BLOCKS * BLKSIZE)
+}
+
+/// So much memory and no more: a daemon that went on without end would take all there is.
+fn bound_memory(rig: &Rig, mount: &Mount<'_>) {
+    let pid = mount.pid().to_string();
+    let mut c = rig.command("prlimit");
+    rig.run(c.args(["--data=4294967296", "--pid", &pid]), SHORT)
+        .good();
+}
+
+/// Clock ticks that the daemon has used.
+fn ticks(mount: &Mount<'_>) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", mount.pid())).unwrap();
+    let (_, after) = stat.rsplit_once(") ").unwrap();
+    let fields = after.split(' ').skip(11).take(2);
+    fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+fn is_idle(mount: &Mount<'_>) {
+    std::thread::sleep(Duration::from_millis(200));
+    let before = ticks(mount);
+    std::thread::sleep(Duration::from_secs(1));
+    let used = ticks(mount) - before;
+    assert!(used < 20, "{used} ticks in a second: {}", mount.said());
+}
+
+fn writable(path: &Path) -> File {
+    OpenOptions::new().write(true).open(path).unwrap()
+}
+
+/// Workers know where the bytes of a block lie; the file ends before that now.
+fn cut_behind_a_place_that_is_known(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("cut", 60);
+    let mut scene = Scene::new(&rig, transport, |base| plain(base, 1));
+    bound_memory(&rig, &scene.mount);
+    let file = &scene.base.files[0];
+    let (head, old) = (file.head(), file.at(scene.start));
+    for path in [&head, &old] {
+        scene.inside.ask(&format!("hold {path}"));
+        // Each worker is to know: which of them is asked is for the kernel to say.
+        for n in 0..8 {
+            assert_eq!(scene.inside.ask(&page(path, 3, n)), "1x1");
+            scene.inside.ask(&evict(path));
+        }
+    }
+    let page_of = |path: &str, n: u64| page(path, 3, n);
+    // What is stored behind the readers comes to rest.
+    std::thread::sleep(Duration::from_millis(100));
+    scene.inside.ask(&evict(&old));
+    writable(&rig.path("Data.fs")).set_len(100).unwrap();
+    for n in 8..16 {
+        assert_eq!(scene.inside.ask(&page_of(&old, n)), EIO);
+    }
+    // Pages of head that were stored behind the readers are there until they are dropped.
+    let inside = &mut scene.inside;
+    assert!(becomes_true(SHORT, || inside.ask(&page_of(&head, 9)) == EIO));
+    is_idle(&scene.mount);
+    let at = scene.inside.ask("text head/at");
+    assert_eq!(Tid::parse(at.as_bytes()), Some(scene.start));
+    scene.stop();
+}
