@@ -6,7 +6,7 @@ use super::buffer;
 use super::loading::{self, Delivery, Fetched, TaskId};
 use super::notifier::Store;
 use super::serve::FileService;
-use super::shared::Counters;
+use super::shared::{Counters, ToControl};
 use super::task::{self, Extent, Failure, Job, Look, Task};
 use super::upload::ReadOn;
 use crate::base::limit;
@@ -60,7 +60,11 @@ impl FileService {
         while let Some(id) = self.ready.pop() {
             let mut task = self.tasks[id].take().expect("a ready task is parked");
             debug_assert_eq!(task.waiting, 0);
-            match self.step(port, &mut task) {
+            let outcome = match self.refuse_parked(&task) {
+                Err(errno) => Some(Err(errno)),
+                Ok(()) => self.step(port, &mut task),
+            };
+            match outcome {
                 Some(outcome) => {
                     self.ask_ahead(&task);
                     self.free.push(id);
@@ -71,6 +75,17 @@ impl FileService {
                     self.fetch(port, id);
                 }
             }
+        }
+    }
+
+    /// What it is about may have gone while it waited.
+    fn refuse_parked(&self, task: &Task) -> Result<(), i32> {
+        match &task.job {
+            Job::Getattr(file) | Job::Read { file, .. } | Job::Store { file, .. } => {
+                self.refuse(file)
+            }
+            Job::Lookup(_) if self.is_void() => Err(libc::EIO),
+            Job::Lookup(_) | Job::Abandoned => Ok(()),
         }
     }
 
@@ -238,7 +253,12 @@ impl FileService {
             Some(&Kept::Object(_, serial)) => serial,
             other => unreachable!("BUG: a big file that is {other:?}"),
         };
-        let file = self.shared.tree().enter_file(task.rev, oid, serial);
+        let mut tree = self.shared.tree();
+        if task.rev != Rev::Head && !tree.is_of(self.view.generation()) {
+            return Ok(Some(Err(libc::EIO))); // the history is another one now, as this worker is about to learn
+        }
+        let file = tree.enter_file(task.rev, oid, serial);
+        drop(tree);
         file.told_blksize(info.file.blksize);
         if !self.infos.contains_key(&file.id) {
             self.learn(task, file.id, oid, info)?;
@@ -582,6 +602,9 @@ impl FileService {
                 self.shared
                     .log
                     .error(format!("object {oid} @{}: {error}", self.tid_of(rev)));
+                if matches!(error, LoadError::Corrupt { .. }) {
+                    self.links.control.send(ToControl::Doubt);
+                }
                 Err(())
             }
         }

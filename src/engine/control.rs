@@ -10,6 +10,7 @@
 mod failed;
 mod place;
 mod sizes;
+mod void;
 
 pub use place::Place;
 
@@ -104,6 +105,8 @@ struct Work {
     shorter: Vec<Shorter>,
     /// Files that became shorter while somebody sees them as they were before this, who is not to lose pages by it.
     unforced: Vec<(Shorter, Tid)>,
+    /// Files below `@<tid>` that the transaction under way leaves nothing of: it is another history.
+    retired: Vec<NodeId>,
     /// The state that not every worker has yet.
     passing: Option<u64>,
     /// When the database is looked at even if nothing tells that it changed.
@@ -146,6 +149,7 @@ impl Control {
                 resized: Vec::new(),
                 shorter: Vec::new(),
                 unforced: Vec::new(),
+                retired: Vec::new(),
                 passing: None,
                 look_at: Instant::now(),
                 voted: 0,
@@ -184,6 +188,7 @@ impl Work {
                 // What was under way when the database failed comes to nothing.
                 _ if self.has_failed() => {}
                 ToControl::Look => self.look(),
+                ToControl::Doubt => self.look_at = Instant::now(),
                 ToControl::Shortened => self.apply(HeadEvent::Shortened),
                 ToControl::Dropped => self.apply(HeadEvent::Dropped),
                 ToControl::DropFailed(error) => {
@@ -311,6 +316,9 @@ impl Work {
             Err(error) => return self.trouble(&error),
         };
         self.troubled = None;
+        if poll.rewritten {
+            self.void();
+        }
         for notice in &poll.notices {
             self.notice(notice);
         }
@@ -328,7 +336,7 @@ impl Work {
                 }
                 Event::Reset(view) => {
                     self.control.shared.log.warning(
-                        "the database was replaced by one with another history; all cached pages of head go",
+                        "the database was replaced by one with another history; all cached pages go",
                     );
                     self.commit(Published {
                         number: 0,
@@ -488,7 +496,9 @@ impl Work {
                 self.links.lose(&effect.lost);
                 self.shorten_late(&effect.shorter, tid);
                 self.proceed();
-                Some(HeadEvent::Joined(effect.changes))
+                let mut changes = effect.changes;
+                changes.extend(self.take_retired());
+                Some(HeadEvent::Joined(changes))
             }
             Action::Drop(tid, drops) => {
                 self.changed_at(tid, &drops);
@@ -616,9 +626,12 @@ impl Work {
     /// Everything that begins from now on is answered as of this.
     fn publish(&mut self, mut published: Published) -> Option<HeadEvent<Published>> {
         self.hold_sizes();
-        let shared = &self.control.shared;
         self.lose(&self.lost, published.tid);
         published.anew = self.history.anew();
+        if published.oids.is_none() {
+            self.retired = self.retire(published.view.generation());
+        }
+        let shared = &self.control.shared;
         let number = published.number;
         shared.publish(Arc::new(published));
         // Workers that sleep long would have much to catch up with.

@@ -212,11 +212,16 @@ impl FileService {
     /// Why nothing can be said of a big file.
     pub(super) fn refuse(&self, file: &FileNode) -> Result<(), i32> {
         let failed = file.rev == Rev::Head && self.shared.failed.load(Ordering::Relaxed);
-        if failed || file.is_gone() {
+        if failed || file.is_gone() || self.is_void() {
             Err(libc::EIO)
         } else {
             Ok(())
         }
+    }
+
+    /// Whether what this worker would answer from may give anything: until it takes the next generation.
+    pub(super) fn is_void(&self) -> bool {
+        self.shared.is_void(self.view.generation())
     }
 }
 
@@ -231,6 +236,7 @@ impl FileService {
                 let is_remote = self.view.is_remote();
                 self.cache = new_cache(self.at, is_remote, self.links.workers.len());
                 self.noted.clear();
+                self.infos.clear();
                 self.drop_views(None);
             }
             for published in states {
@@ -253,6 +259,7 @@ impl FileService {
                 let is_remote = self.view.is_remote();
                 self.cache = new_cache(published.tid, is_remote, self.links.workers.len());
                 self.noted.clear();
+                self.infos.clear();
             }
         }
         for file in &published.anew {
@@ -274,13 +281,17 @@ impl FileService {
         for id in &touched {
             self.infos.remove(id);
         }
-        let heads = self.tasks.iter_mut().flatten();
-        for task in heads.filter(|task| task.rev == Rev::Head) {
+        let all = self.tasks.iter_mut().flatten();
+        // Where nobody can tell what changed, it may be the whole history, of older states too.
+        for task in all.filter(|task| task.rev == Rev::Head || oids.is_none()) {
             match oids {
                 Some(oids) => oids.iter().for_each(|oid| {
                     task.own.remove(oid);
                 }),
-                None => task.own.clear(),
+                None => {
+                    task.own.clear();
+                    task.raws.clear();
+                }
             }
             if matches!(task.job, Job::Store { .. }) {
                 task.job = Job::Abandoned; // made from a view that is over
@@ -534,6 +545,7 @@ impl Service for FileService {
                     let text =
                         format!("object {oid}: position {pos} of the database file: {error}");
                     self.shared.log.error(text);
+                    self.links.control.send(ToControl::Doubt);
                 }
             }
             task.waiting -= 1;

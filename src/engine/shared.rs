@@ -54,6 +54,10 @@ pub struct Shared {
     head: AtomicU64,
     /// The database cannot be trusted any more: everything under head is EIO.
     pub failed: AtomicBool,
+    /// Views of generations below this one give anything: nothing is answered from them.
+    void_below: AtomicU64,
+    /// The generation of the newest state.
+    generation: AtomicU64,
     /// No new opens.
     pub stopping: AtomicBool,
     /// LOOKUPs of a `@tid` beyond head that are parked somewhere.
@@ -235,6 +239,8 @@ impl Shared {
             tree: Mutex::default(),
             head: AtomicU64::new(setup.at.0),
             failed: AtomicBool::new(false),
+            void_below: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             future_lookups: AtomicUsize::new(0),
             stores: Stores::default(),
@@ -314,6 +320,8 @@ impl Shared {
     /// Everything that a worker begins from now on is answered as of this state, or a later one.
     pub fn publish(&self, published: Arc<Published>) {
         let number = published.number;
+        let generation = published.view.generation();
+        self.generation.store(generation, Ordering::SeqCst);
         let mut states = self.states.lock().expect("a panic aborts");
         states.oids += published.oids.as_ref().map_or(0, |oids| oids.len());
         states.latest.push_back(published);
@@ -325,6 +333,22 @@ impl Shared {
         }
         drop(states);
         self.newest.store(number, Ordering::SeqCst);
+    }
+
+    /// Nothing is to be answered from views of this generation any more. False when that was known.
+    pub fn make_void(&self, generation: u64) -> bool {
+        let below = generation + 1;
+        self.void_below.fetch_max(below, Ordering::SeqCst) < below
+    }
+
+    /// Whether views of a generation give anything.
+    pub fn is_void(&self, generation: u64) -> bool {
+        generation < self.void_below.load(Ordering::SeqCst)
+    }
+
+    /// Whether those of the newest state do.
+    pub fn is_voided(&self) -> bool {
+        self.is_void(self.generation.load(Ordering::SeqCst))
     }
 
     /// Whether there is a state newer than `number`.
@@ -513,6 +537,8 @@ pub enum ToControl {
     Dropped,
     /// The kernel knows which files are shorter, or cannot be told.
     Shortened,
+    /// What was read of the database cannot be right: it may be another one.
+    Doubt,
     /// The kernel refused to drop pages: nothing can be trusted any more.
     DropFailed(crate::kernel::notify::NotifyError),
     /// The kernel forgot these nodes.

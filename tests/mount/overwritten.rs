@@ -2,6 +2,7 @@
 //! error, for each view that depends on it; never other bytes, and never a daemon that tries without end.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +16,12 @@ use crate::machine::Transport;
 use crate::on_each_transport;
 use crate::rig::{Mount, Rig, SHORT};
 
-on_each_transport!(cut_behind_a_place_that_is_known);
+on_each_transport!(
+    cut_behind_a_place_that_is_known,
+    written_over_with_what_is_older,
+    written_over_with_another_history,
+    another_history_in_its_place,
+);
 
 const EIO: &str = "errno 5";
 const BLKSIZE: u64 = 64 << 10;
@@ -97,5 +103,104 @@ fn cut_behind_a_place_that_is_known(transport: Transport) {
     is_idle(&scene.mount);
     let at = scene.inside.ask("text head/at");
     assert_eq!(Tid::parse(at.as_bytes()), Some(scene.start));
+    scene.stop();
+}
+
+/// A copy of what the database was is written over it: it went back, and so nothing can be told of older states either.
+fn written_over_with_what_is_older(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("older", 60);
+    let path = rig.path("Data.fs");
+    let mut scene = Scene::new(&rig, transport, |base| plain(base, 1));
+    let before = std::fs::read(&path).unwrap();
+    scene.base.set(0, 3, 2);
+    let next = scene.commit();
+    let file = &scene.base.files[0];
+    let (head, old, new) = (file.head(), file.at(scene.start), file.at(next));
+    for (path, stamp) in [(&head, 2), (&old, 1), (&new, 2)] {
+        scene.inside.ask(&format!("hold {path}"));
+        assert_eq!(scene.inside.ask(&page(path, 3, 0)), format!("{stamp}x1"));
+    }
+    std::fs::write(&path, before).unwrap();
+    // What is cached, what is not, and what is looked up anew.
+    for path in [&head, &old, &new] {
+        let inside = &mut scene.inside;
+        assert!(
+            becomes_true(SHORT, || inside.ask(&page(path, 3, 0)) == EIO),
+            "{path}"
+        );
+        assert_eq!(inside.ask(&page(path, 5, 1)), EIO);
+        inside.ask(&format!("let {path}"));
+        assert_eq!(inside.ask(&page(path, 3, 0)), EIO);
+    }
+    let other = scene.base.files[0].at(Tid(scene.start.0 + 1));
+    assert_eq!(scene.inside.ask(&page(&other, 3, 0)), EIO);
+    let said = scene.mount.said();
+    assert!(
+        said.contains("was written over") && said.contains("went back in time"),
+        "{said}"
+    );
+    is_idle(&scene.mount);
+    let at = scene.inside.ask("text head/at");
+    assert_eq!(Tid::parse(at.as_bytes()), Some(next));
+    scene.stop();
+}
+
+/// In the bytes of the same file.
+fn written_over_with_another_history(transport: Transport) {
+    // One call: whoever looks meanwhile waits for it.
+    another_history(transport, |path, bytes| {
+        writable(path).write_all_at(bytes, 0).unwrap();
+    });
+}
+
+/// In another file that gets the name.
+fn another_history_in_its_place(transport: Transport) {
+    another_history(transport, |path, bytes| {
+        let new = path.with_extension("new");
+        std::fs::write(&new, bytes).unwrap();
+        std::fs::rename(new, path).unwrap();
+    });
+}
+
+/// Nothing stays of what was derived from the history before, neither of head nor of older states: their names lead to what the new one has.
+fn another_history(transport: Transport, replace: impl FnOnce(&Path, &[u8])) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("another", 60);
+    let path = rig.path("Data.fs");
+    let mut scene = Scene::new(&rig, transport, |base| plain(base, 1));
+    let mut other = Base::create(&rig.path("other.fs"));
+    other.step -= 1;
+    plain(&mut other, 7);
+    other.commit();
+    other.set(0, 3, 8);
+    let last = (other.commit(), other.commit()).1;
+    let file = &scene.base.files[0];
+    let (head, old) = (file.head(), file.at(scene.start));
+    for path in [&head, &old] {
+        scene.inside.ask(&format!("hold {path}"));
+        assert_eq!(scene.inside.ask(&page(path, 3, 0)), "1x1");
+    }
+    replace(&path, &std::fs::read(rig.path("other.fs")).unwrap());
+    scene.inside.await_head(last);
+    assert_eq!(scene.inside.ask(&page(&head, 3, 0)), "8x1");
+    assert_eq!(scene.inside.ask(&page(&head, 4, 0)), "7x1");
+    // Who has it open sees no mixture.
+    for blk in [3, 4] {
+        assert_eq!(scene.inside.ask(&page(&old, blk, 0)), EIO);
+    }
+    scene.inside.ask(&format!("let {old}"));
+    for blk in [3, 4] {
+        assert_eq!(scene.inside.ask(&page(&old, blk, 0)), "7x1");
+    }
+    let size = scene.inside.number(&format!("size {old}"));
+    assert_eq!(size, BLOCKS * BLKSIZE);
+    // It goes on.
+    drop(other);
+    is_idle(&scene.mount);
     scene.stop();
 }

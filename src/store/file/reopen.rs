@@ -266,6 +266,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_written_over_is_void_until_it_is_opened_anew() {
+        let dir = Dir::new();
+        let (_, twin, mut store) = following(&dir, 1);
+        let bytes = fs::read(dir.path()).unwrap();
+        assert!(!store.poll().unwrap().rewritten);
+        let file = fs::OpenOptions::new().write(true).open(dir.path()).unwrap();
+        file.set_len(100).unwrap();
+        let poll = store.poll().unwrap();
+        assert!(poll.rewritten && poll.place == Place::Replaced);
+        // The same bytes again: what was read meanwhile was wrong, and nobody can tell what that was.
+        fs::write(dir.path(), &bytes).unwrap();
+        assert!(store.poll().unwrap().rewritten);
+        let poll = store
+            .adopt(poll.reopen.unwrap().build(&mut |_, _| {}))
+            .unwrap();
+        assert!(matches!(&poll.events[..], [Event::Reset(view)] if view.generation() == 1));
+        assert!(!poll.rewritten && !store.poll().unwrap().rewritten);
+        twin.check(&store.view());
+    }
+
+    #[test]
     fn another_history_is_a_reset_and_an_older_one_the_end() {
         let dir = Dir::new();
         let (_, twin, mut store) = following(&dir, 2);
