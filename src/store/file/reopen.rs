@@ -6,7 +6,7 @@
 //! the transactions remembered of the old one:
 //!
 //! 1. Each transaction of the new file in the remembered span is one of those remembered, and touches no object
-//!    that the remembered one did not; without a pack it touches all of them. Else it is another history.
+//!    that the remembered one did not; without a pack it touches all of them, and the last of the old file is there. Else it is another history.
 //! 2. If the new file ends before the old one did, only a pack can explain it, and only if it left no trace of the
 //!    missing transactions: an object that one of them touched and that is still there would now show older data.
 //! 3. What comes after the last transaction of the old file is given out as commits. If it does not reach back that
@@ -116,6 +116,10 @@ fn judge(
             false => Verdict::WentBack,
         };
     }
+    // Nothing but a pack takes a transaction away.
+    if !packed && last != Tid::ZERO && !recent.iter().any(|past| past.tid == last) {
+        return Verdict::Differs;
+    }
     let news: Vec<_> = recent
         .iter()
         .take_while(|past| past.tid > last)
@@ -195,6 +199,10 @@ mod tests {
         assert_eq!(judged(other.clone(), true), Verdict::Differs);
         other.truncate(9);
         assert_eq!(judged(other, true), Verdict::WentBack);
+        // None of what is remembered, but what went on before and after.
+        let without = vec![past(20, &[2]), past(110, &[1])];
+        assert_eq!(judged(without.clone(), false), Verdict::Differs);
+        assert!(matches!(judged(without, true), Verdict::Continues(_)));
         // Older than what is remembered: nobody can tell.
         let mut older = history();
         older[1] = past(21, &[5]);
