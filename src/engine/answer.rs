@@ -21,6 +21,7 @@ use crate::fs::tree::FileNode;
 use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::{Held, Port};
 use crate::store::LoadError;
+use crate::store::any::AnyView;
 use crate::store::file::{Located, Run};
 use crate::tail::Seen;
 use crate::wire::fuse::reply;
@@ -568,6 +569,12 @@ impl FileService {
 
     /// Whether an object is worth keeping between requests.
     fn is_worth_keeping(&self, kept: &Kept<Extent>) -> bool {
+        // A place in a file that was packed meanwhile would hold on to it.
+        if let (Kept::Raw(extent, _), AnyView::File(view)) = (kept, &self.view)
+            && !Arc::ptr_eq(&extent.file, view.file())
+        {
+            return false;
+        }
         let data_max = match self.view.is_remote() {
             true => (limit::REMOTE_CACHE_BYTES / self.links.workers.len() / 2).max(4 << 20),
             false => 0,

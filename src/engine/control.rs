@@ -19,8 +19,8 @@ use super::history::{self, History, Source, Unloaded};
 use super::links::LinkTable;
 use super::notifier::{Keep, Store, ToNotifier};
 use super::retrieval::{Retrieval, unretrieved};
-use super::shared::{Mailbox, Published, Shared, ToControl, ToWorker};
-use crate::base::{NodeId, Tid, limit};
+use super::shared::{Mailbox, Published, Shared, State, ToControl, ToWorker};
+use crate::base::{NodeId, Oid, Tid, limit};
 use crate::fs::advance::{Action, Drop, Event as HeadEvent, Head, Shorter};
 use crate::fs::history::{Effect, Failed, Lost, Passing, Why};
 use crate::fs::pagecache;
@@ -29,7 +29,7 @@ use crate::fs::tree::{Node, fixed};
 use crate::iso::{Caller, Rules};
 use crate::kernel::mount::Connection;
 use crate::kernel::proc::{self, Waker};
-use crate::store::any::{AnyStore, Event, FollowError, Poll};
+use crate::store::any::{AnyStore, AnyView, Event, FollowError, Poll};
 use crate::store::file::Tail;
 use crate::store::remote::Notice;
 use crossbeam_channel::{Receiver, Sender};
@@ -116,6 +116,8 @@ struct Work {
     troubled: Option<Instant>,
     /// States of head published so far.
     published: u64,
+    /// The generation of the last of them.
+    generation: u64,
     /// Messages that a worker left to control.
     put_off: VecDeque<ToControl>,
     /// Until when control sleeps if nobody wakes it.
@@ -156,6 +158,7 @@ impl Control {
                 suspicious: None,
                 troubled: None,
                 published: 0,
+                generation: 0,
                 put_off: VecDeque::new(),
                 sleeps_until: Instant::now(),
                 must_end: false,
@@ -326,31 +329,16 @@ impl Work {
             match event {
                 Event::Commit(commit) => {
                     let oids = Some(commit.oids);
-                    self.commit(Published {
-                        number: 0,
-                        tid: commit.tid,
-                        oids,
-                        anew: Vec::new(),
-                        view: commit.view,
-                    });
+                    self.commit(commit.tid, oids, commit.view);
                 }
                 Event::Reset(view) => {
                     self.control.shared.log.warning(
                         "the database was replaced by one with another history; all cached pages go",
                     );
-                    self.commit(Published {
-                        number: 0,
-                        tid: view.at(),
-                        oids: None,
-                        anew: Vec::new(),
-                        view,
-                    });
+                    self.commit(view.at(), None, view);
                 }
-                Event::Switched(view) => {
-                    for worker in &self.control.workers {
-                        worker.send(ToWorker::Switched(view.clone()));
-                    }
-                }
+                // A state that is the same, in its turn: views of the file before are taken ahead of it.
+                Event::Switched(view) => self.commit(view.at(), Some([].into()), view),
             }
         }
         if let Some(reopen) = poll.reopen {
@@ -435,23 +423,20 @@ impl Work {
     fn let_go(&mut self) {
         let view = self.control.store.view();
         if view.at() == self.head.at() {
-            self.commit(Published {
-                number: 0,
-                tid: view.at(),
-                oids: Some([].into()),
-                anew: Vec::new(),
-                view,
-            });
+            self.commit(view.at(), Some([].into()), view);
         }
     }
 
-    fn commit(&mut self, published: Published) {
+    /// Head moves on; `None` for what changed when nobody can tell.
+    fn commit(&mut self, tid: Tid, oids: Option<Arc<[Oid]>>, view: AnyView) {
         self.published += 1;
-        let published = Published {
+        let state = State {
             number: self.published,
-            ..published
+            tid,
+            oids,
+            anew: Vec::new(),
         };
-        self.apply(HeadEvent::Commit(published.tid, published));
+        self.apply(HeadEvent::Commit(tid, Published { state, view }));
     }
 
     /// Lets head decide, and carries out what it decides, until it waits for somebody else.
@@ -475,7 +460,7 @@ impl Work {
         match action {
             Action::Diff(tid, published) => {
                 self.history.source().show(&published.view);
-                let Published { number, oids, .. } = published;
+                let State { number, oids, .. } = published.state;
                 let effect = self.history.look(Passing { number, tid, oids });
                 let effect = self.found(effect, tid);
                 self.links.lose(&effect.lost);
@@ -626,16 +611,17 @@ impl Work {
     /// Everything that begins from now on is answered as of this.
     fn publish(&mut self, mut published: Published) -> Option<HeadEvent<Published>> {
         self.hold_sizes();
-        self.lose(&self.lost, published.tid);
-        published.anew = self.history.anew();
-        if published.oids.is_none() {
+        self.lose(&self.lost, published.state.tid);
+        published.state.anew = self.history.anew();
+        if published.state.oids.is_none() {
             self.retired = self.retire(published.view.generation());
         }
         let shared = &self.control.shared;
-        let number = published.number;
-        shared.publish(Arc::new(published));
-        // Workers that sleep long would have much to catch up with.
-        if number.is_multiple_of(limit::STATES_MAX as u64 / 8) {
+        let (number, generation) = (published.state.number, published.view.generation());
+        shared.publish(published);
+        // Workers that sleep long would have much to catch up with, or hold on to a file that is no longer read.
+        let is_other_file = std::mem::replace(&mut self.generation, generation) != generation;
+        if is_other_file || number.is_multiple_of(limit::STATES_MAX as u64 / 8) {
             self.control
                 .workers
                 .iter()

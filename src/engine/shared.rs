@@ -194,7 +194,10 @@ impl Default for Busy {
 
 #[derive(Debug, Default)]
 struct States {
-    latest: VecDeque<Arc<Published>>,
+    latest: VecDeque<Arc<State>>,
+    /// The database as of the last of them. Views of the others are of no use: who is behind takes all of them, then this. They would hold
+    /// on to a file that was packed, and its index.
+    view: Option<AnyView>,
     /// Changed objects in all of them.
     oids: usize,
 }
@@ -318,13 +321,14 @@ impl Shared {
     }
 
     /// Everything that a worker begins from now on is answered as of this state, or a later one.
-    pub fn publish(&self, published: Arc<Published>) {
-        let number = published.number;
-        let generation = published.view.generation();
-        self.generation.store(generation, Ordering::SeqCst);
+    pub fn publish(&self, published: Published) {
+        let Published { state, view } = published;
+        let number = state.number;
+        self.generation.store(view.generation(), Ordering::SeqCst);
         let mut states = self.states.lock().expect("a panic aborts");
-        states.oids += published.oids.as_ref().map_or(0, |oids| oids.len());
-        states.latest.push_back(published);
+        states.oids += state.oids.as_ref().map_or(0, |oids| oids.len());
+        states.latest.push_back(Arc::new(state));
+        states.view = Some(view);
         while states.latest.len() > limit::STATES_MAX || states.oids > limit::STATES_OIDS_MAX {
             let Some(oldest) = states.latest.pop_front() else {
                 break;
@@ -356,13 +360,13 @@ impl Shared {
         self.newest.load(Ordering::SeqCst) > number
     }
 
-    /// The states after `number`, in order, and whether some of them are no longer known.
-    pub fn since(&self, number: u64) -> (Vec<Arc<Published>>, bool) {
+    /// The states after `number`, in order, whether some of them are no longer known, and the database as of the last.
+    pub fn since(&self, number: u64) -> (Vec<Arc<State>>, bool, Option<AnyView>) {
         let states = self.states.lock().expect("a panic aborts");
         let newer = states.latest.iter().filter(|s| s.number > number);
         let newer: Vec<_> = newer.cloned().collect();
         let first = newer.first().map_or(number + 1, |s| s.number);
-        (newer, first > number + 1)
+        (newer, first > number + 1, states.view.clone())
     }
 
     /// A worker answers from this state.
@@ -482,9 +486,18 @@ impl Shared {
     }
 }
 
-/// A new state of head, for every worker.
+/// A new state of head, and the database as of it.
 #[derive(Clone, Debug)]
 pub struct Published {
+    /// For every worker.
+    pub state: State,
+    /// To load from.
+    pub view: AnyView,
+}
+
+/// A new state of head, for every worker.
+#[derive(Clone, Debug)]
+pub struct State {
     /// States are numbered as they are published.
     pub number: u64,
     /// Its transaction.
@@ -493,8 +506,6 @@ pub struct Published {
     pub oids: Option<Arc<[Oid]>>,
     /// Files that the history starts anew with: whatever is read of them has to be noted again.
     pub anew: Vec<NodeId>,
-    /// The database as of it.
-    pub view: AnyView,
 }
 
 /// To a worker.
@@ -502,8 +513,6 @@ pub struct Published {
 pub enum ToWorker {
     /// There is a new state.
     Look,
-    /// The same database, read from another file.
-    Switched(AnyView),
     /// Objects that were asked of a server.
     Loaded(Vec<Came>),
     /// `head/at` moved: parked look-ups may go on.

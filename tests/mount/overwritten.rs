@@ -2,6 +2,7 @@
 //! error, for each view that depends on it; never other bytes, and never a daemon that tries without end.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -15,12 +16,14 @@ use crate::commit::Scene;
 use crate::machine::Transport;
 use crate::on_each_transport;
 use crate::rig::{Mount, Rig, SHORT};
+use crate::visitor::Visitor;
 
 on_each_transport!(
     cut_behind_a_place_that_is_known,
     written_over_with_what_is_older,
     written_over_with_another_history,
     another_history_in_its_place,
+    packed,
 );
 
 const EIO: &str = "errno 5";
@@ -137,11 +140,9 @@ fn written_over_with_what_is_older(transport: Transport) {
     }
     let other = scene.base.files[0].at(Tid(scene.start.0 + 1));
     assert_eq!(scene.inside.ask(&page(&other, 3, 0)), EIO);
-    let said = scene.mount.said();
-    assert!(
-        said.contains("was written over") && said.contains("went back in time"),
-        "{said}"
-    );
+    let says = ["was written over", "went back in time"];
+    let is_said = || says.iter().all(|what| scene.mount.said().contains(what));
+    assert!(becomes_true(SHORT, is_said), "{}", scene.mount.said());
     is_idle(&scene.mount);
     let at = scene.inside.ask("text head/at");
     assert_eq!(Tid::parse(at.as_bytes()), Some(next));
@@ -203,4 +204,57 @@ fn another_history(transport: Transport, replace: impl FnOnce(&Path, &[u8])) {
     drop(other);
     is_idle(&scene.mount);
     scene.stop();
+}
+
+/// A pack leaves nothing of the file before: neither a descriptor nor, with the views that had it, an index in memory.
+fn packed(transport: Transport) {
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("packed", 60);
+    let (made, path) = (rig.path("made.fs"), rig.path("Data.fs"));
+    let mut base = Base::create(&made);
+    plain(&mut base, 1);
+    let start = base.commit();
+    std::fs::copy(&made, &path).unwrap();
+    let mount = rig.up(&path, transport);
+    let mut inside = Visitor::enter(&rig, &mount.at);
+    let (head, old) = (base.files[0].head(), base.files[0].at(start));
+    for (blk, path) in (0..4).flat_map(|blk| [(blk, &head), (blk, &old)]) {
+        inside.ask(&format!("hold {path}"));
+        assert_eq!(inside.ask(&page(path, blk, 0)), "1x1");
+    }
+    let held = || {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", mount.pid())).unwrap();
+        let targets = all
+            .flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        targets
+            .filter(|to| to.to_string_lossy().contains("Data.fs (deleted)"))
+            .count()
+    };
+    // As a pack does that finds nothing to leave out; who packed removes the old file.
+    let new = rig.path("Data.fs.pack");
+    std::fs::copy(&path, &new).unwrap();
+    let size = usize::try_from(std::fs::metadata(&path).unwrap().len()).unwrap();
+    std::fs::rename(&new, &path).unwrap();
+    base.set(0, 2, 2);
+    let next = base.commit();
+    let bytes = std::fs::read(&made).unwrap();
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(&bytes[size..]).unwrap();
+    inside.await_head(next);
+    assert_eq!(inside.ask(&page(&head, 2, 0)), "2x1");
+    assert!(
+        becomes_true(SHORT, || held() == 0),
+        "{} descriptors",
+        held()
+    );
+    // What was open stays so, and is what it was.
+    for (blk, stamp) in [(1, 1), (2, 2), (7, 1)] {
+        assert_eq!(inside.ask(&page(&head, blk, 5)), format!("{stamp}x1"));
+        assert_eq!(inside.ask(&page(&old, blk, 5)), "1x1");
+    }
+    drop(inside);
+    mount.stop();
 }
