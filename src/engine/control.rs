@@ -234,22 +234,36 @@ impl Work {
         if self.history.has_astray() && self.head.is_quiet() {
             self.let_go();
         }
-        // What a server tells came with the messages.
-        let is_told = self.control.store.link().is_some();
-        if changed || is_told || self.look_at <= Instant::now() {
-            let poll = self.control.store.poll();
-            let wait = self.polled(poll);
-            self.look_at = Instant::now() + wait;
-        }
-        let now = Instant::now();
-        let mut wait = self.look_at.saturating_duration_since(now);
+        let mut wait = self.look_if_due(changed);
         if !self.control.inbox.is_empty() {
             wait = Duration::ZERO;
         }
+        let now = Instant::now();
         let lefts = [self.retrieval.left(), self.links.left(now)];
         let wait = lefts.into_iter().flatten().fold(wait, Duration::min);
         self.sleeps_until = now + wait;
         Some(wait)
+    }
+
+    /// Takes what transactions there are if there may be any; tells when to look again. Not while many wait for an advance: it is looked at
+    /// when there are fewer, of which a message tells, and finds then what it would have found now.
+    fn look_if_due(&mut self, changed: bool) -> Duration {
+        // What a server tells came with the messages.
+        if changed || self.control.store.link().is_some() {
+            self.look_at = Instant::now();
+        }
+        let has_room = |head: &Head<Published>| head.waiting() < limit::COMMITS_WAITING_MAX;
+        if has_room(&self.head) && self.look_at <= Instant::now() {
+            let poll = self.control.store.poll();
+            let wait = self.polled(poll);
+            self.look_at = Instant::now() + wait;
+        }
+        let waiting = &self.control.shared.commits_waiting;
+        waiting.store(self.head.waiting(), Ordering::Relaxed);
+        match has_room(&self.head) {
+            true => self.look_at.saturating_duration_since(Instant::now()),
+            false => LOOK_EVERY,
+        }
     }
 
     fn next_message(&mut self) -> Option<ToControl> {

@@ -109,6 +109,8 @@ pub struct Shared {
     pub transport: AtomicU64,
     /// Clients brought out of waiting for themselves so far.
     pub ways_out: AtomicU64,
+    /// Commits that wait for an advance.
+    pub commits_waiting: AtomicUsize,
     /// Files that became shorter so far.
     pub shortened: AtomicU64,
     /// Times that the kernel could not be made to know how long a file is.
@@ -270,6 +272,7 @@ impl Shared {
             notifier: Pulse::default(),
             transport: AtomicU64::new(0),
             ways_out: AtomicU64::new(0),
+            commits_waiting: AtomicUsize::new(0),
             shortened: AtomicU64::new(0),
             sizes_untold: AtomicU64::new(0),
             links: Opens::new(setup.files, setup.user_links),
@@ -461,6 +464,10 @@ impl Shared {
             ("decode_rejected", self.sum(|c| &c.rejected)),
             ("keep", self.kept_blocks.load(Ordering::Relaxed)),
             ("keep_late", self.kept_late.load(Ordering::Relaxed)),
+            (
+                "CommitsWaiting",
+                count(self.commits_waiting.load(Ordering::Relaxed)),
+            ),
             // 1 plain, 2 dev, 3 uring.
             ("Transport", self.transport.load(Ordering::Relaxed)),
             // Whether the kernel gives pages back that can be used: 0 not known yet, 1 yes, 2 no.
