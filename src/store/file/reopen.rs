@@ -6,7 +6,8 @@
 //! the transactions remembered of the old one:
 //!
 //! 1. Each transaction of the new file in the remembered span is one of those remembered, and touches no object
-//!    that the remembered one did not; without a pack it touches all of them, and the last of the old file is there. Else it is another history.
+//!    that the remembered one did not; without a pack it touches all of them. The last one is there, unless a pack
+//!    left nothing of what it touched. Else it is another history.
 //! 2. If the new file ends before the old one did, only a pack can explain it, and only if it left no trace of the
 //!    missing transactions: an object that one of them touched and that is still there would now show older data.
 //! 3. What comes after the last transaction of the old file is given out as commits. If it does not reach back that
@@ -116,8 +117,10 @@ fn judge(
             false => Verdict::WentBack,
         };
     }
-    // Nothing but a pack takes a transaction away.
-    if !packed && last != Tid::ZERO && !recent.iter().any(|past| past.tid == last) {
+    // Nothing but a pack takes the last transaction away, and that only when nothing it touched is there any more.
+    let traceless = |past: &Past| past.oids.iter().all(|&oid| index.get(oid).is_none());
+    let is_gone = || packed && known.get(last).is_some_and(traceless);
+    if last != Tid::ZERO && !recent.iter().any(|past| past.tid == last) && !is_gone() {
         return Verdict::Differs;
     }
     let news: Vec<_> = recent
@@ -203,6 +206,8 @@ mod tests {
         let without = vec![past(20, &[2]), past(110, &[1])];
         assert_eq!(judged(without.clone(), false), Verdict::Differs);
         assert!(matches!(judged(without, true), Verdict::Continues(_)));
+        let traced = vec![past(20, &[10]), past(110, &[1])];
+        assert_eq!(judged(traced, true), Verdict::Differs);
         // Older than what is remembered: nobody can tell.
         let mut older = history();
         older[1] = past(21, &[5]);
