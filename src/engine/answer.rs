@@ -516,7 +516,6 @@ impl FileService {
                 .places(port, state, &wants.places, &mut deliveries);
         }
         for want in wants.raws.drain(..) {
-            Counters::add(&self.counters().waits, 1);
             self.loading.raw(port, want.read(id));
         }
         self.wants = wants;
@@ -530,6 +529,8 @@ impl FileService {
 
     /// Hands what came in to those who wait for it.
     pub(super) fn settle(&mut self, deliveries: &mut Vec<Delivery>) {
+        let waits = self.loading.take_waits();
+        Counters::add(&self.counters().waits, waits);
         for Delivery {
             rev,
             oid,

@@ -186,6 +186,8 @@ pub(super) struct Loading {
     flights: Vec<Option<Flight>>,
     purposes: Vec<Option<Purpose>>,
     waiting: FxHashMap<(Rev, Oid), Waiting>,
+    /// Reads that had to wait, since that was asked last.
+    waits: u64,
 }
 
 /// The first free place of a table, which grows by one when there is none.
@@ -204,7 +206,13 @@ impl Loading {
             flights: Vec::new(),
             purposes: Vec::new(),
             waiting: FxHashMap::default(),
+            waits: 0,
         }
+    }
+
+    /// Reads that had to wait, since this was asked last.
+    pub(super) fn take_waits(&mut self) -> u64 {
+        std::mem::take(&mut self.waits)
     }
 
     /// Whether anybody waits for anything.
@@ -303,6 +311,7 @@ impl Loading {
                 Err(error) => flight.plan.complete(read.id, Err(error)),
                 Ok(Now::WouldWait) => {
                     flight.open_reads += 1;
+                    self.waits += 1;
                     let token = free_place(&mut self.purposes);
                     self.purposes[token] = Some(Purpose::Flight(index, read.id));
                     let token = u32::try_from(token).expect("bounded by the requests in flight");
@@ -342,6 +351,7 @@ impl Loading {
 
     /// Reads raw bytes for a task that cannot have them at once.
     pub(super) fn raw(&mut self, port: &mut Port, read: RawRead) {
+        self.waits += 1;
         let place = free_place(&mut self.purposes);
         let token = u32::try_from(place).expect("bounded by the requests in flight");
         port.read_file(token, &read.file, read.pos, buffer::take(read.len));

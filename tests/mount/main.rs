@@ -29,6 +29,7 @@ mod visitor;
 
 mod bad_input;
 mod cluster;
+mod cold;
 mod command;
 mod commit;
 mod content;
@@ -47,6 +48,8 @@ mod others;
 mod overwritten;
 #[path = "../compat/postgres.rs"]
 mod postgres;
+mod queue;
+mod record;
 mod rel;
 mod restart;
 mod rev;
