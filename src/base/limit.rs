@@ -136,6 +136,9 @@ pub const STORES_PINNED_MAX: usize = 2;
 /// Stores that wait for their turn.
 pub const STORES_MAX: usize = 1024;
 
+/// Commits that wait for an advance, each 100 bytes and a view of the index: beyond it the database is not looked at until there are fewer. One
+/// look may bring [`POLL_COMMITS_MAX`] more, a file that takes the place of the one followed [`REOPEN_COMMITS_MAX`], once.
+pub const COMMITS_WAITING_MAX: usize = 1000;
 /// States of head that a worker may be behind before it starts with an empty cache; it is woken long before.
 pub const STATES_MAX: usize = 512;
 /// Changed objects in those states, 8 bytes each.

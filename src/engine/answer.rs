@@ -7,7 +7,7 @@ use super::loading::{self, Delivery, Fetched, TaskId};
 use super::log::Chain;
 use super::notifier::Store;
 use super::serve::FileService;
-use super::shared::Counters;
+use super::shared::{Counters, ToControl};
 use super::task::{self, Extent, Failure, Job, Look, Task};
 use super::upload::ReadOn;
 use crate::base::limit;
@@ -22,6 +22,7 @@ use crate::fs::tree::FileNode;
 use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::{Held, Port};
 use crate::store::LoadError;
+use crate::store::any::AnyView;
 use crate::store::file::{Located, Run};
 use crate::tail::Seen;
 use crate::wire::fuse::reply;
@@ -62,7 +63,11 @@ impl FileService {
         while let Some(id) = self.ready.pop() {
             let mut task = self.tasks[id].take().expect("a ready task is parked");
             debug_assert_eq!(task.waiting, 0);
-            match self.step(port, &mut task) {
+            let outcome = match self.refuse_parked(&task) {
+                Err(errno) => Some(Err(errno)),
+                Ok(()) => self.step(port, &mut task),
+            };
+            match outcome {
                 Some(outcome) => {
                     self.ask_ahead(&task);
                     self.free.push(id);
@@ -73,6 +78,17 @@ impl FileService {
                     self.fetch(port, id);
                 }
             }
+        }
+    }
+
+    /// What it is about may have gone while it waited.
+    fn refuse_parked(&self, task: &Task) -> Result<(), i32> {
+        match &task.job {
+            Job::Getattr(file) | Job::Read { file, .. } | Job::Store { file, .. } => {
+                self.refuse(file)
+            }
+            Job::Lookup(_) if self.is_void() => Err(libc::EIO),
+            Job::Lookup(_) | Job::Abandoned => Ok(()),
         }
     }
 
@@ -245,7 +261,12 @@ impl FileService {
             Some(&Kept::Object(_, serial)) => serial,
             other => unreachable!("BUG: a big file that is {other:?}"),
         };
-        let file = self.shared.tree().enter_file(task.rev, oid, serial);
+        let mut tree = self.shared.tree();
+        if task.rev != Rev::Head && !tree.is_of(self.view.generation()) {
+            return Ok(Some(Err(libc::EIO))); // the history is another one now, as this worker is about to learn
+        }
+        let file = tree.enter_file(task.rev, oid, serial);
+        drop(tree);
         file.told_blksize(info.file.blksize);
         if !self.infos.contains_key(&file.id) {
             self.learn(task, file.id, oid, info)?;
@@ -521,8 +542,7 @@ impl FileService {
                 .places(port, state, &wants.places, &mut deliveries);
         }
         for want in wants.raws.drain(..) {
-            Counters::add(&self.counters().waits, 1);
-            self.loading.raw(port, want.read(id), want.len);
+            self.loading.raw(port, want.read(id));
         }
         self.wants = wants;
         self.settle(&mut deliveries);
@@ -535,6 +555,8 @@ impl FileService {
 
     /// Hands what came in to those who wait for it.
     pub(super) fn settle(&mut self, deliveries: &mut Vec<Delivery>) {
+        let waits = self.loading.take_waits();
+        Counters::add(&self.counters().waits, waits);
         for Delivery {
             rev,
             oid,
@@ -574,6 +596,12 @@ impl FileService {
 
     /// Whether an object is worth keeping between requests.
     fn is_worth_keeping(&self, kept: &Kept<Extent>) -> bool {
+        // A place in a file that was packed meanwhile would hold on to it.
+        if let (Kept::Raw(extent, _), AnyView::File(view)) = (kept, &self.view)
+            && !Arc::ptr_eq(&extent.file, view.file())
+        {
+            return false;
+        }
         let data_max = match self.view.is_remote() {
             true => (limit::REMOTE_CACHE_BYTES / self.links.workers.len() / 2).max(4 << 20),
             false => 0,
@@ -610,6 +638,9 @@ impl FileService {
                     self.tid_of(rev),
                     Chain(&error)
                 ));
+                if matches!(error, LoadError::Corrupt { .. }) {
+                    self.links.control.send(ToControl::Doubt);
+                }
                 Err(())
             }
         }

@@ -10,6 +10,7 @@
 mod failed;
 mod place;
 mod sizes;
+mod void;
 
 pub use place::Place;
 
@@ -19,8 +20,8 @@ use super::links::LinkTable;
 use super::log::Chain;
 use super::notifier::{Keep, Store, ToNotifier};
 use super::retrieval::{Retrieval, unretrieved};
-use super::shared::{Mailbox, Published, Shared, ToControl, ToWorker};
-use crate::base::{NodeId, Tid, limit};
+use super::shared::{Mailbox, Published, Shared, State, ToControl, ToWorker};
+use crate::base::{NodeId, Oid, Tid, limit};
 use crate::fs::advance::{Action, Drop, Event as HeadEvent, Head, Shorter};
 use crate::fs::history::{Effect, Failed, Lost, Passing, Why};
 use crate::fs::pagecache;
@@ -29,7 +30,7 @@ use crate::fs::tree::{Node, fixed};
 use crate::iso::{Caller, Rules};
 use crate::kernel::mount::Connection;
 use crate::kernel::proc::{self, Waker};
-use crate::store::any::{AnyStore, Event, FollowError, Poll};
+use crate::store::any::{AnyStore, AnyView, Event, FollowError, Poll};
 use crate::store::file::Tail;
 use crate::store::remote::Notice;
 use crossbeam_channel::{Receiver, Sender};
@@ -105,6 +106,8 @@ struct Work {
     shorter: Vec<Shorter>,
     /// Files that became shorter while somebody sees them as they were before this, who is not to lose pages by it.
     unforced: Vec<(Shorter, Tid)>,
+    /// Files below `@<tid>` that the transaction under way leaves nothing of: it is another history.
+    retired: Vec<NodeId>,
     /// The state that not every worker has yet.
     passing: Option<u64>,
     /// When the database is looked at even if nothing tells that it changed.
@@ -114,6 +117,8 @@ struct Work {
     troubled: Option<Instant>,
     /// States of head published so far.
     published: u64,
+    /// The generation of the last of them.
+    generation: u64,
     /// Messages that a worker left to control.
     put_off: VecDeque<ToControl>,
     /// Until when control sleeps if nobody wakes it.
@@ -147,12 +152,14 @@ impl Control {
                 resized: Vec::new(),
                 shorter: Vec::new(),
                 unforced: Vec::new(),
+                retired: Vec::new(),
                 passing: None,
                 look_at: Instant::now(),
                 voted: 0,
                 suspicious: None,
                 troubled: None,
                 published: 0,
+                generation: 0,
                 put_off: VecDeque::new(),
                 sleeps_until: Instant::now(),
                 must_end: false,
@@ -190,6 +197,7 @@ impl Work {
                 // What was under way when the database failed comes to nothing.
                 _ if self.has_failed() => {}
                 ToControl::Look => self.look(),
+                ToControl::Doubt => self.look_at = Instant::now(),
                 ToControl::Shortened => self.apply(HeadEvent::Shortened),
                 ToControl::Dropped => self.apply(HeadEvent::Dropped),
                 ToControl::DropFailed(error) => {
@@ -231,23 +239,37 @@ impl Work {
         if self.history.has_astray() && self.head.is_quiet() {
             self.let_go();
         }
-        // What a server tells came with the messages.
-        let is_told = self.control.store.link().is_some();
-        if changed || is_told || self.look_at <= Instant::now() {
-            let poll = self.ask_store(AnyStore::poll);
-            let wait = self.polled(poll);
-            self.look_at = Instant::now() + wait;
-        }
-        let now = Instant::now();
-        let mut wait = self.look_at.saturating_duration_since(now);
+        let mut wait = self.look_if_due(changed);
         if !self.control.inbox.is_empty() {
             wait = Duration::ZERO;
         }
+        let now = Instant::now();
         let of_links = self.links.left(self.history.source().clock.at(now));
         let lefts = [self.retrieval.left(), of_links];
         let wait = lefts.into_iter().flatten().fold(wait, Duration::min);
         self.sleeps_until = now + wait;
         Some(wait)
+    }
+
+    /// Takes what transactions there are if there may be any; tells when to look again. Not while many wait for an advance: it is looked at
+    /// when there are fewer, of which a message tells, and finds then what it would have found now.
+    fn look_if_due(&mut self, changed: bool) -> Duration {
+        // What a server tells came with the messages.
+        if changed || self.control.store.link().is_some() {
+            self.look_at = Instant::now();
+        }
+        let has_room = |head: &Head<Published>| head.waiting() < limit::COMMITS_WAITING_MAX;
+        if has_room(&self.head) && self.look_at <= Instant::now() {
+            let poll = self.ask_store(AnyStore::poll);
+            let wait = self.polled(poll);
+            self.look_at = Instant::now() + wait;
+        }
+        let waiting = &self.control.shared.commits_waiting;
+        waiting.store(self.head.waiting(), Ordering::Relaxed);
+        match has_room(&self.head) {
+            true => self.look_at.saturating_duration_since(Instant::now()),
+            false => LOOK_EVERY,
+        }
     }
 
     fn next_message(&mut self) -> Option<ToControl> {
@@ -332,6 +354,9 @@ impl Work {
         if poll.reopen.is_none() && self.troubled.take().is_some() {
             self.show_trouble(false);
         }
+        if poll.rewritten {
+            self.void();
+        }
         for notice in &poll.notices {
             self.notice(notice);
         }
@@ -339,31 +364,16 @@ impl Work {
             match event {
                 Event::Commit(commit) => {
                     let oids = Some(commit.oids);
-                    self.commit(Published {
-                        number: 0,
-                        tid: commit.tid,
-                        oids,
-                        anew: Vec::new(),
-                        view: commit.view,
-                    });
+                    self.commit(commit.tid, oids, commit.view);
                 }
                 Event::Reset(view) => {
                     self.control.shared.log.warning(
-                        "the database was replaced by one with another history; all cached pages of head go",
+                        "the database was replaced by one with another history; all cached pages go",
                     );
-                    self.commit(Published {
-                        number: 0,
-                        tid: view.at(),
-                        oids: None,
-                        anew: Vec::new(),
-                        view,
-                    });
+                    self.commit(view.at(), None, view);
                 }
-                Event::Switched(view) => {
-                    for worker in &self.control.workers {
-                        worker.send(ToWorker::Switched(view.clone()));
-                    }
-                }
+                // A state that is the same, in its turn: views of the file before are taken ahead of it.
+                Event::Switched(view) => self.commit(view.at(), Some([].into()), view),
             }
         }
         if let Some(reopen) = poll.reopen {
@@ -462,23 +472,20 @@ impl Work {
     fn let_go(&mut self) {
         let view = self.control.store.view();
         if view.at() == self.head.at() {
-            self.commit(Published {
-                number: 0,
-                tid: view.at(),
-                oids: Some([].into()),
-                anew: Vec::new(),
-                view,
-            });
+            self.commit(view.at(), Some([].into()), view);
         }
     }
 
-    fn commit(&mut self, published: Published) {
+    /// Head moves on; `None` for what changed when nobody can tell.
+    fn commit(&mut self, tid: Tid, oids: Option<Arc<[Oid]>>, view: AnyView) {
         self.published += 1;
-        let published = Published {
+        let state = State {
             number: self.published,
-            ..published
+            tid,
+            oids,
+            anew: Vec::new(),
         };
-        self.apply(HeadEvent::Commit(published.tid, published));
+        self.apply(HeadEvent::Commit(tid, Published { state, view }));
     }
 
     /// Lets head decide, and carries out what it decides, until it waits for somebody else.
@@ -502,7 +509,7 @@ impl Work {
         match action {
             Action::Diff(tid, published) => {
                 self.history.source().show(&published.view);
-                let Published { number, oids, .. } = published;
+                let State { number, oids, .. } = published.state;
                 let effect = self.history.look(Passing { number, tid, oids });
                 let effect = self.found(effect, tid);
                 self.links.lose(&effect.lost);
@@ -523,7 +530,9 @@ impl Work {
                 self.links.lose(&effect.lost);
                 self.shorten_late(&effect.shorter, tid);
                 self.proceed();
-                Some(HeadEvent::Joined(effect.changes))
+                let mut changes = effect.changes;
+                changes.extend(self.take_retired());
+                Some(HeadEvent::Joined(changes))
             }
             Action::Drop(tid, drops) => {
                 self.changed_at(tid, &drops);
@@ -658,13 +667,17 @@ impl Work {
     /// Everything that begins from now on is answered as of this.
     fn publish(&mut self, mut published: Published) -> Option<HeadEvent<Published>> {
         self.hold_sizes();
+        self.lose(&self.lost, published.state.tid);
+        published.state.anew = self.history.anew();
+        if published.state.oids.is_none() {
+            self.retired = self.retire(published.view.generation());
+        }
         let shared = &self.control.shared;
-        self.lose(&self.lost, published.tid);
-        published.anew = self.history.anew();
-        let number = published.number;
-        shared.publish(Arc::new(published));
-        // Workers that sleep long would have much to catch up with.
-        if number.is_multiple_of(limit::STATES_MAX as u64 / 8) {
+        let (number, generation) = (published.state.number, published.view.generation());
+        shared.publish(published);
+        // Workers that sleep long would have much to catch up with, or hold on to a file that is no longer read.
+        let is_other_file = std::mem::replace(&mut self.generation, generation) != generation;
+        if is_other_file || number.is_multiple_of(limit::STATES_MAX as u64 / 8) {
             self.control
                 .workers
                 .iter()

@@ -10,7 +10,6 @@ impl FileService {
     pub(super) fn hear(&mut self, port: &mut Port, message: ToWorker) {
         match message {
             ToWorker::Look => {} // every worker looks for a new state when it wakes
-            ToWorker::Switched(view) => self.switch_file(&view),
             ToWorker::Loaded(came) => self.loaded(port, came),
             ToWorker::Shown => {
                 self.wake_future(port);

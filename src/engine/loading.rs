@@ -82,6 +82,19 @@ pub(super) struct RawRead {
     pub(super) pos: u64,
     /// The object they belong to, and the transaction that made this revision.
     pub(super) of: (Oid, Tid),
+    /// Bytes wanted.
+    pub(super) len: usize,
+}
+
+impl RawRead {
+    /// What came, if it is all. Fewer bytes mean that the file ends before them: asking again would give the same, without end.
+    pub(super) fn whole(&self, came: io::Result<Bytes>) -> io::Result<Bytes> {
+        let came = came?;
+        if came.len() < self.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(came)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -173,6 +186,8 @@ pub(super) struct Loading {
     flights: Vec<Option<Flight>>,
     purposes: Vec<Option<Purpose>>,
     waiting: FxHashMap<(Rev, Oid), Waiting>,
+    /// Reads that had to wait, since that was asked last.
+    waits: u64,
 }
 
 /// The first free place of a table, which grows by one when there is none.
@@ -191,7 +206,13 @@ impl Loading {
             flights: Vec::new(),
             purposes: Vec::new(),
             waiting: FxHashMap::default(),
+            waits: 0,
         }
+    }
+
+    /// Reads that had to wait, since this was asked last.
+    pub(super) fn take_waits(&mut self) -> u64 {
+        std::mem::take(&mut self.waits)
     }
 
     /// Whether anybody waits for anything.
@@ -290,6 +311,7 @@ impl Loading {
                 Err(error) => flight.plan.complete(read.id, Err(error)),
                 Ok(Now::WouldWait) => {
                     flight.open_reads += 1;
+                    self.waits += 1;
                     let token = free_place(&mut self.purposes);
                     self.purposes[token] = Some(Purpose::Flight(index, read.id));
                     let token = u32::try_from(token).expect("bounded by the requests in flight");
@@ -328,10 +350,11 @@ impl Loading {
     }
 
     /// Reads raw bytes for a task that cannot have them at once.
-    pub(super) fn raw(&mut self, port: &mut Port, read: RawRead, len: usize) {
+    pub(super) fn raw(&mut self, port: &mut Port, read: RawRead) {
+        self.waits += 1;
         let place = free_place(&mut self.purposes);
         let token = u32::try_from(place).expect("bounded by the requests in flight");
-        port.read_file(token, &read.file, read.pos, buffer::take(len));
+        port.read_file(token, &read.file, read.pos, buffer::take(read.len));
         self.purposes[place] = Some(Purpose::Raw(read));
     }
 
@@ -372,6 +395,29 @@ impl Loading {
                 }
             }
             None => self.waiting.values_mut().for_each(|w| w.stale = true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn raw_bytes_that_the_file_does_not_have_are_an_error() {
+        let read = RawRead {
+            task: 0,
+            oid: Oid(7),
+            file: Arc::new(File::open("/dev/null").unwrap()),
+            pos: 100,
+            len: 8,
+        };
+        let came = |len| read.whole(Ok(Bytes::from(vec![1; len])));
+        assert_eq!(came(8).unwrap().len(), 8);
+        for short in [0, 7] {
+            let kind = came(short).unwrap_err().kind();
+            assert_eq!(kind, io::ErrorKind::UnexpectedEof);
         }
     }
 }

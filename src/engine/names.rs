@@ -52,6 +52,7 @@ impl FileService {
             Ok(Name::File(Rev::Head, _)) if self.shared.failed.load(Ordering::Relaxed) => {
                 Err(libc::EIO)
             }
+            Ok(Name::File(..)) if self.is_void() => Err(libc::EIO),
             Ok(Name::File(rev, oid)) => {
                 return self.admit(port, Task::new(Some(held), unique, rev, Job::Lookup(oid)));
             }
@@ -194,6 +195,10 @@ impl FileService {
             Node::HeadAt | Node::Stats => fopen::DIRECT_IO | fopen::NOFLUSH,
             Node::Zhead | Node::Watch => {
                 fopen::DIRECT_IO | fopen::NOFLUSH | fopen::STREAM | fopen::NONSEEKABLE
+            }
+            // Its name leads to another one: the kernel looks it up again.
+            Node::File(file) if file.is_gone() && file.rev != Rev::Head => {
+                return Err(libc::ESTALE);
             }
             Node::File(file) => {
                 self.refuse(&file)?;

@@ -49,6 +49,8 @@ pub(super) enum Store {
     },
     /// Let go of a name below a directory.
     Name(NodeId, String),
+    /// Let go of many.
+    Names(Vec<(NodeId, String)>),
     /// Let go of the names of nodes as far as nobody uses them.
     Prune(Vec<NodeId>),
     /// What was before this is in the page cache: tells a worker.
@@ -59,7 +61,7 @@ impl Store {
     fn bytes(&self) -> usize {
         match self {
             Self::Pages { data, .. } => data.len(),
-            Self::Name(..) | Self::Prune(_) | Self::Then(..) => 0,
+            Self::Name(..) | Self::Names(_) | Self::Prune(_) | Self::Then(..) => 0,
         }
     }
 
@@ -109,7 +111,9 @@ impl Stores {
     /// Adds one; false when there is no room.
     pub(super) fn push(&self, store: Store) -> bool {
         let mut queue = self.lock();
-        if queue.waiting.len() >= STORES_MAX {
+        // Names of another history, once for each: nobody else would let go of them.
+        let is_needed = matches!(store, Store::Names(_));
+        if queue.waiting.len() >= STORES_MAX && !is_needed {
             return false;
         }
         queue.bytes += store.bytes();
@@ -193,6 +197,8 @@ impl Keep {
 pub enum ToNotifier {
     /// To be dropped, in this order; then the kernel is to know how long these files are.
     Drop(Vec<Drop>, Vec<NodeId>),
+    /// To be dropped at once, whatever is under way.
+    Void(Vec<Drop>),
     /// Files that are about to be shorter: control waits until the kernel knows.
     Shorten(Vec<Shorter>),
     /// Files that have become shorter already.
@@ -221,7 +227,7 @@ pub(super) fn start(
     let Inboxes { advance, keeps } = inboxes;
     let (dropping, storing, keeping) = (connection.clone(), connection.clone(), connection.clone());
     let (withdrawing, stores) = (Arc::clone(shared), Arc::clone(shared));
-    let kept = Arc::clone(shared);
+    let keeping_for = Arc::clone(shared);
     let log = shared.log.clone();
     Ok(vec![
         proc::spawn("zring-notify", move || {
@@ -236,6 +242,13 @@ pub(super) fn start(
                                 sizes.tell(&withdrawing, &resized);
                                 ToControl::Dropped
                             }
+                            Err(error) => ToControl::DropFailed(error),
+                        }
+                    }
+                    ToNotifier::Void(drops) => {
+                        withdrawing.stores.withdraw(&drops);
+                        match drop_all(&dropping, &withdrawing, &drops) {
+                            Ok(()) => continue,
                             Err(error) => ToControl::DropFailed(error),
                         }
                     }
@@ -260,7 +273,8 @@ pub(super) fn start(
                 match &store {
                     // Its pages were dropped, or are about to be: nobody drops them again.
                     Store::Pages { node, off, data }
-                        if is_gone(&stores, *node, off + data.len() as u64) => {}
+                        if stores.is_voided()
+                            || is_gone(&stores, *node, off + data.len() as u64) => {}
                     Store::Pages { node, off, data } => {
                         if let Err(error) = put(&storing, *node, *off, data)
                             && let Some(Node::File(file)) = stores.tree().node(*node)
@@ -269,6 +283,11 @@ pub(super) fn start(
                         }
                     }
                     Store::Name(parent, name) => let_go(&storing, &stores, *parent, name),
+                    Store::Names(names) => {
+                        for (parent, name) in names {
+                            let_go(&storing, &stores, *parent, name);
+                        }
+                    }
                     Store::Prune(nodes) => prune(&storing, &stores, nodes),
                     Store::Then(worker, on) => worker.send(ToWorker::ReadOn(*on)),
                 }
@@ -284,6 +303,9 @@ pub(super) fn start(
             } in keeps
             {
                 for (off, data) in pieces {
+                    if keeping_for.is_voided() || file.is_gone() {
+                        break;
+                    }
                     // A STORE behind the end would make the file longer.
                     let left = usize::try_from(file.size().saturating_sub(off));
                     let len = data.len().min(left.unwrap_or(usize::MAX));
@@ -291,7 +313,7 @@ pub(super) fn start(
                         log.error(unstored(&file, off, error));
                     }
                 }
-                kept.keeping.fetch_sub(bytes, Ordering::Relaxed);
+                keeping_for.keeping.fetch_sub(bytes, Ordering::Relaxed);
                 if let Some((worker, unique)) = opener {
                     worker.send(ToWorker::Stored(unique));
                 }

@@ -11,7 +11,7 @@ use super::killed::Suspects;
 use super::loading::{Delivery, Fetched, Loading, TaskId};
 use super::notifier::Keep;
 use super::probe;
-use super::shared::{Counters, Mailbox, Published, Shared, ToControl, ToWorker};
+use super::shared::{Counters, Mailbox, Shared, State, ToControl, ToWorker};
 use super::task::{self, Extent, Job, RawKey, Task, Wants};
 use super::watching::Watching;
 use super::worker::Service;
@@ -215,11 +215,16 @@ impl FileService {
     /// Why nothing can be said of a big file.
     pub(super) fn refuse(&self, file: &FileNode) -> Result<(), i32> {
         let failed = file.rev == Rev::Head && self.shared.failed.load(Ordering::Relaxed);
-        if failed || file.is_gone() {
+        if failed || file.is_gone() || self.is_void() {
             Err(libc::EIO)
         } else {
             Ok(())
         }
+    }
+
+    /// Whether what this worker would answer from may give anything: until it takes the next generation.
+    pub(super) fn is_void(&self) -> bool {
+        self.shared.is_void(self.view.generation())
     }
 }
 
@@ -229,15 +234,19 @@ impl FileService {
     fn catch_up(&mut self) {
         self.shared.enter(self.index, self.taken);
         while self.shared.is_newer(self.taken) {
-            let (states, is_gap) = self.shared.since(self.taken);
+            let (states, is_gap, view) = self.shared.since(self.taken);
             if is_gap {
                 let is_remote = self.view.is_remote();
                 self.cache = new_cache(self.at, is_remote, self.links.workers.len());
                 self.noted.clear();
+                self.infos.clear();
                 self.drop_views(None);
             }
-            for published in states {
-                self.take_view(&published);
+            for state in states {
+                self.take_state(&state);
+            }
+            if let Some(view) = view {
+                self.take_view(view);
             }
             self.shared.enter(self.index, self.taken);
             if self.shared.is_awaited() {
@@ -248,26 +257,26 @@ impl FileService {
 
     /// Takes one state. Parked tasks go on under it: what they loaded and is no longer so is taken from them, and they ask
     /// again.
-    fn take_view(&mut self, published: &Published) {
-        let oids = published.oids.as_deref();
+    fn take_state(&mut self, state: &State) {
+        let oids = state.oids.as_deref();
         match oids {
-            Some(oids) => self.cache.advance(published.tid, oids),
+            Some(oids) => self.cache.advance(state.tid, oids),
             None => {
                 let is_remote = self.view.is_remote();
-                self.cache = new_cache(published.tid, is_remote, self.links.workers.len());
+                self.cache = new_cache(state.tid, is_remote, self.links.workers.len());
                 self.noted.clear();
+                self.infos.clear();
             }
         }
-        for file in &published.anew {
+        for file in &state.anew {
             self.noted.remove(file);
             self.depends.forget(*file);
             self.infos.remove(file);
         }
         self.drop_views(oids);
-        self.switch_file(&published.view);
-        self.taken = published.number;
-        self.at = published.tid;
-        self.note(Note::Taken(published.number));
+        self.taken = state.number;
+        self.at = state.tid;
+        self.note(Note::Taken(state.number));
     }
 
     /// These objects changed: what was derived from them goes.
@@ -277,13 +286,17 @@ impl FileService {
         for id in &touched {
             self.infos.remove(id);
         }
-        let heads = self.tasks.iter_mut().flatten();
-        for task in heads.filter(|task| task.rev == Rev::Head) {
+        let all = self.tasks.iter_mut().flatten();
+        // Where nobody can tell what changed, it may be the whole history, of older states too.
+        for task in all.filter(|task| task.rev == Rev::Head || oids.is_none()) {
             match oids {
                 Some(oids) => oids.iter().for_each(|oid| {
                     task.own.remove(oid);
                 }),
-                None => task.own.clear(),
+                None => {
+                    task.own.clear();
+                    task.raws.clear();
+                }
             }
             if matches!(task.job, Job::Store { .. }) {
                 task.job = Job::Abandoned; // made from a view that is over
@@ -299,11 +312,12 @@ impl FileService {
         }
     }
 
-    /// Reads from another file from now on, unless the one at hand is newer still.
-    pub(super) fn switch_file(&mut self, view: &AnyView) {
-        if view.generation() >= self.view.generation() {
-            self.view = view.clone();
+    /// The database as of the states that were taken. Another file has records at other places, and the one before is let go of.
+    fn take_view(&mut self, view: AnyView) {
+        if view.generation() != self.view.generation() {
+            self.cache.forget_places();
         }
+        self.view = view;
     }
 
     /// Whether the INTERRUPT of a request came before it.
@@ -523,13 +537,14 @@ impl Service for FileService {
             let task = self.tasks[read.task]
                 .as_mut()
                 .expect("a waiting task keeps its place");
-            match result {
+            match read.whole(result) {
                 Ok(bytes) => task.raws.push((RawKey::new(&read.file, read.pos), bytes)),
                 Err(error) => {
                     task.failed = true;
                     self.shared
                         .log
                         .error(task::unread(read.of, read.pos, &error));
+                    self.links.control.send(ToControl::Doubt);
                 }
             }
             task.waiting -= 1;

@@ -57,6 +57,10 @@ pub struct Shared {
     pub failed: AtomicBool,
     /// Why head stands still all the same, as its gauges in [`Self::stats`] show it.
     pub standstill: Standstill,
+    /// Views of generations below this one give anything: nothing is answered from them.
+    void_below: AtomicU64,
+    /// The generation of the newest state.
+    generation: AtomicU64,
     /// No new opens.
     pub stopping: AtomicBool,
     /// LOOKUPs of a `@tid` beyond head that are parked somewhere.
@@ -112,6 +116,8 @@ pub struct Shared {
     pub transport: AtomicU64,
     /// Clients brought out of waiting for themselves so far.
     pub ways_out: AtomicU64,
+    /// Commits that wait for an advance.
+    pub commits_waiting: AtomicUsize,
     /// Files that became shorter so far.
     pub shortened: AtomicU64,
     /// Times that the kernel could not be made to know how long a file is.
@@ -206,7 +212,10 @@ impl Default for Busy {
 
 #[derive(Debug, Default)]
 struct States {
-    latest: VecDeque<Arc<Published>>,
+    latest: VecDeque<Arc<State>>,
+    /// The database as of the last of them. Views of the others are of no use: who is behind takes all of them, then this. They would hold
+    /// on to a file that was packed, and its index.
+    view: Option<AnyView>,
     /// Changed objects in all of them.
     oids: usize,
 }
@@ -252,6 +261,8 @@ impl Shared {
             head: AtomicU64::new(setup.at.0),
             failed: AtomicBool::new(false),
             standstill: Standstill::default(),
+            void_below: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             future_lookups: AtomicUsize::new(0),
             stores: Stores::default(),
@@ -280,6 +291,7 @@ impl Shared {
             notifier: Pulse::default(),
             transport: AtomicU64::new(0),
             ways_out: AtomicU64::new(0),
+            commits_waiting: AtomicUsize::new(0),
             shortened: AtomicU64::new(0),
             sizes_untold: AtomicU64::new(0),
             links: Opens::new(setup.files, setup.user_links),
@@ -331,11 +343,14 @@ impl Shared {
     }
 
     /// Everything that a worker begins from now on is answered as of this state, or a later one.
-    pub fn publish(&self, published: Arc<Published>) {
-        let number = published.number;
+    pub fn publish(&self, published: Published) {
+        let Published { state, view } = published;
+        let number = state.number;
+        self.generation.store(view.generation(), Ordering::SeqCst);
         let mut states = self.states.lock().expect("a panic aborts");
-        states.oids += published.oids.as_ref().map_or(0, |oids| oids.len());
-        states.latest.push_back(published);
+        states.oids += state.oids.as_ref().map_or(0, |oids| oids.len());
+        states.latest.push_back(Arc::new(state));
+        states.view = Some(view);
         let is_much = |states: &States| {
             states.latest.len() > limit::STATES_MAX || states.oids > limit::STATES_OIDS_MAX
         };
@@ -348,18 +363,34 @@ impl Shared {
         self.newest.store(number, Ordering::SeqCst);
     }
 
+    /// Nothing is to be answered from views of this generation any more. False when that was known.
+    pub fn make_void(&self, generation: u64) -> bool {
+        let below = generation + 1;
+        self.void_below.fetch_max(below, Ordering::SeqCst) < below
+    }
+
+    /// Whether views of a generation give anything.
+    pub fn is_void(&self, generation: u64) -> bool {
+        generation < self.void_below.load(Ordering::SeqCst)
+    }
+
+    /// Whether those of the newest state do.
+    pub fn is_voided(&self) -> bool {
+        self.is_void(self.generation.load(Ordering::SeqCst))
+    }
+
     /// Whether there is a state newer than `number`.
     pub fn is_newer(&self, number: u64) -> bool {
         self.newest.load(Ordering::SeqCst) > number
     }
 
-    /// The states after `number`, in order, and whether some of them are no longer known.
-    pub fn since(&self, number: u64) -> (Vec<Arc<Published>>, bool) {
+    /// The states after `number`, in order, whether some of them are no longer known, and the database as of the last.
+    pub fn since(&self, number: u64) -> (Vec<Arc<State>>, bool, Option<AnyView>) {
         let states = self.states.lock().expect("a panic aborts");
         let newer = states.latest.iter().filter(|s| s.number > number);
         let newer: Vec<_> = newer.cloned().collect();
         let first = newer.first().map_or(number + 1, |s| s.number);
-        (newer, first > number + 1)
+        (newer, first > number + 1, states.view.clone())
     }
 
     /// A worker answers from this state.
@@ -451,6 +482,10 @@ impl Shared {
             ("decode_rejected", self.sum(|c| &c.rejected)),
             ("keep", self.kept_blocks.load(Ordering::Relaxed)),
             ("keep_late", self.kept_late.load(Ordering::Relaxed)),
+            (
+                "CommitsWaiting",
+                count(self.commits_waiting.load(Ordering::Relaxed)),
+            ),
             // 1 plain, 2 dev, 3 uring.
             ("Transport", self.transport.load(Ordering::Relaxed)),
             // Whether the kernel gives pages back that can be used: 0 not known yet, 1 yes, 2 no.
@@ -486,9 +521,18 @@ impl Shared {
     }
 }
 
-/// A new state of head, for every worker.
+/// A new state of head, and the database as of it.
 #[derive(Clone, Debug)]
 pub struct Published {
+    /// For every worker.
+    pub state: State,
+    /// To load from.
+    pub view: AnyView,
+}
+
+/// A new state of head, for every worker.
+#[derive(Clone, Debug)]
+pub struct State {
     /// States are numbered as they are published.
     pub number: u64,
     /// Its transaction.
@@ -497,8 +541,6 @@ pub struct Published {
     pub oids: Option<Arc<[Oid]>>,
     /// Files that the history starts anew with: whatever is read of them has to be noted again.
     pub anew: Vec<NodeId>,
-    /// The database as of it.
-    pub view: AnyView,
 }
 
 /// To a worker.
@@ -506,8 +548,6 @@ pub struct Published {
 pub enum ToWorker {
     /// There is a new state.
     Look,
-    /// The same database, read from another file.
-    Switched(AnyView),
     /// Objects that were asked of a server.
     Loaded(Vec<Came>),
     /// `head/at` moved: parked look-ups may go on.
@@ -541,6 +581,8 @@ pub enum ToControl {
     Dropped,
     /// The kernel knows which files are shorter, or cannot be told.
     Shortened,
+    /// What was read of the database cannot be right: it may be another one.
+    Doubt,
     /// The kernel refused to drop pages: nothing can be trusted any more.
     DropFailed(crate::kernel::notify::NotifyError),
     /// The kernel forgot these nodes.

@@ -146,6 +146,7 @@ impl RawWant {
         RawRead {
             task,
             pos: self.pos,
+            len: self.len,
             file: Arc::clone(&self.file),
             of: self.of,
         }

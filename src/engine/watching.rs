@@ -436,7 +436,7 @@ impl FileService {
         self.watching.storing.retain(|storing| {
             !storing.pages.iter().any(|store| match store {
                 Store::Pages { node, .. } => ids.contains(node),
-                Store::Name(..) | Store::Prune(_) | Store::Then(..) => false,
+                Store::Name(..) | Store::Names(_) | Store::Prune(_) | Store::Then(..) => false,
             })
         });
     }

@@ -181,6 +181,11 @@ impl<C: Clone + std::fmt::Debug> Head<C> {
         matches!(self.state, State::Quiet) && self.queue.is_empty()
     }
 
+    /// Commits that wait for the one under way.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Takes an event; `actions` are to be carried out in order.
     pub fn apply(&mut self, event: Event<C>, actions: &mut Vec<Action<C>>) {
         let last = self.queue.back().map_or(self.under_way(), |(tid, _)| *tid);
@@ -361,6 +366,7 @@ mod tests {
         let commit = |n, c| Event::Commit(Tid(n), c);
         assert_eq!(step(&mut head, commit(5, 'a')), [Action::Diff(Tid(5), 'a')]);
         assert_eq!(step(&mut head, commit(6, 'b')), []);
+        assert_eq!(head.waiting(), 1);
         let changes = vec![blocks(A, 4096, &[3], false)];
         let keep = Action::Keep(vec![(A, BlkNo(3))]);
         let shorter = Shorter {

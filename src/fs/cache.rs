@@ -138,6 +138,14 @@ impl<X> Shelf<X> {
         *self.used.get_mut() = used;
     }
 
+    /// Lets go of places of raw bytes.
+    fn forget_places(&mut self) {
+        let is_place = |kept: &Kept<X>| matches!(kept, Kept::Raw(..));
+        self.old.forget(is_place);
+        let gone = self.young.forget(is_place);
+        self.young_cost -= gone * Generation::<Kept<X>>::PLACE_BYTES;
+    }
+
     fn close(&mut self, oid: Oid, last: Tid) {
         self.young.close(oid, last);
         self.old.close(oid, last);
@@ -195,6 +203,11 @@ impl<X> Cache<X> {
             &mut self.blocks
         };
         shelf.insert(oid, Revision::new(serial, rev, kept));
+    }
+
+    /// The database is read from another file: records lie elsewhere.
+    pub fn forget_places(&mut self) {
+        self.blocks.forget_places();
     }
 
     /// Head moves on to `head`. These are no longer what they were: so far they were that.
@@ -295,6 +308,25 @@ mod tests {
         assert_eq!(serial(&cache, at(35), oid), Some(10));
         assert_eq!(serial(&cache, at(40), oid), Some(40));
         assert_eq!(revisions(&cache), 2);
+    }
+
+    #[test]
+    fn places_go_when_the_file_is_another_one_and_all_else_stays() {
+        let (mut cache, oid) = (Cache::<Name>::new(Tid(20), 9999, 9999), Oid(1));
+        let object = Arc::new(Object::Blk0(Default::default()));
+        cache.insert(at(12), oid, raw(oid, 10));
+        cache.insert(Rev::Head, oid, raw(oid, 15));
+        cache.insert(at(12), Oid(2), raw(Oid(2), 10));
+        cache.insert(Rev::Head, Oid(2), Kept::Object(object, Tid(15)));
+        cache.forget_places();
+        assert_eq!(revisions(&cache), 1);
+        assert_eq!(serial(&cache, Rev::Head, Oid(2)), Some(15));
+        let left = cache
+            .blocks
+            .young
+            .get(Rev::Head, Oid(2))
+            .map(|r| r.kept.cost());
+        assert_eq!(Some(cache.blocks.young_cost), left);
     }
 
     #[test]

@@ -70,6 +70,15 @@ impl Kept {
         }
     }
 
+    /// Nothing is kept any more.
+    pub fn clear(&mut self) {
+        let next = self.next;
+        *self = Self {
+            next,
+            ..Self::default()
+        };
+    }
+
     /// All that is kept of a file at a revision.
     pub fn take(&mut self, place: Place) -> Vec<Piece> {
         let blocks = self.blocks.remove(&place).unwrap_or_default();

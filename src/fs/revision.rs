@@ -139,6 +139,28 @@ impl<T> Generation<T> {
         }
     }
 
+    /// Lets go of revisions of a kind; how many there were.
+    pub(super) fn forget(&mut self, mut is_gone: impl FnMut(&T) -> bool) -> usize {
+        let mut gone = 0;
+        self.0.retain(|_, revisions| {
+            let before = revisions.older.len();
+            revisions.older.retain(|r| !is_gone(&r.kept));
+            gone += before - revisions.older.len();
+            if !is_gone(&revisions.newest.kept) {
+                return true;
+            }
+            gone += 1;
+            match revisions.older.pop() {
+                Some(last) => {
+                    revisions.newest = last;
+                    true
+                }
+                None => false,
+            }
+        });
+        gone
+    }
+
     /// Head's revision of an object is known up to `last`, and no longer head's.
     pub(super) fn close(&mut self, oid: Oid, last: Tid) {
         if let Some(Revisions { newest, .. }) = self.0.get_mut(&oid)

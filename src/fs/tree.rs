@@ -257,6 +257,8 @@ pub struct Tree {
     uses: u64,
     /// Files that are watched, and the oldest state that somebody sees.
     watched: FxHashMap<Oid, Tid>,
+    /// The generation of the database that names below `@<tid>` lead to; see [`Self::retire_revisions`].
+    generation: u64,
     given: u64,
 }
 
@@ -415,6 +417,47 @@ impl Tree {
         Some(file)
     }
 
+    /// All big files.
+    pub fn all_files(&self) -> Vec<Arc<FileNode>> {
+        let all = self.known.values().filter_map(|known| match &known.node {
+            Node::File(file) => Some(Arc::clone(file)),
+            _ => None,
+        });
+        all.collect()
+    }
+
+    /// The history is another one from this generation of the database on: nodes of files below `@<tid>` are gone, their names will lead to
+    /// others. Who looked into an older generation is to make none.
+    pub fn retire_revisions(&mut self, generation: u64) -> Vec<Arc<FileNode>> {
+        self.generation = generation;
+        let revisions = |rev: &Rev| *rev != Rev::Head;
+        let gone: Vec<_> = self
+            .files
+            .extract_if(|(rev, _), _| revisions(rev))
+            .collect();
+        let files = gone
+            .iter()
+            .filter_map(|(_, id)| match &self.known[id].node {
+                Node::File(file) => Some(Arc::clone(file)),
+                _ => None,
+            });
+        let files: Vec<_> = files.collect();
+        for file in &files {
+            file.gone.store(true, Ordering::Release);
+        }
+        files
+    }
+
+    /// Whether names below `@<tid>` may lead to what was found in this generation.
+    pub fn is_of(&self, generation: u64) -> bool {
+        generation >= self.generation
+    }
+
+    /// The `bigfile/` of a revision.
+    pub fn rev_bigfile(&self, tid: Tid) -> Option<NodeId> {
+        Some(self.revs.get(&tid)?.bigfile)
+    }
+
     /// The kernel forgot `count` look-ups of `id`. Nodes that nobody can name any more are dropped and added to
     /// `dropped`.
     pub fn forget(&mut self, id: NodeId, count: u64, dropped: &mut Vec<NodeId>) {
@@ -438,11 +481,11 @@ impl Tree {
                 dropped.push(id);
                 if self.files.get(&key) == Some(&id) {
                     self.files.remove(&key);
-                    if let Rev::At(tid) = key.0 {
-                        let nodes = self.revs.get_mut(&tid).expect("a file has its view");
-                        nodes.files.remove(&id);
-                        self.drop_rev_if_unused(tid, dropped);
-                    }
+                }
+                if let Rev::At(tid) = key.0 {
+                    let nodes = self.revs.get_mut(&tid).expect("a file has its view");
+                    nodes.files.remove(&id);
+                    self.drop_rev_if_unused(tid, dropped);
                 }
             }
             Node::View(Rev::At(tid)) | Node::Bigfile(Rev::At(tid)) => {
@@ -588,6 +631,33 @@ mod tests {
         assert_eq!(dropped.len(), 2);
         assert!(tree.idle().is_empty());
         assert_eq!(tree.order.len(), tree.revs.len());
+    }
+
+    #[test]
+    fn of_another_history_old_files_are_others_and_their_views_stay() {
+        let mut tree = Tree::default();
+        let (rev, mut dropped) = (Rev::At(Tid(7)), Vec::new());
+        let view = tree.enter_rev(Tid(7));
+        let bigfile = tree.enter_rev_bigfile(Tid(7));
+        let old = tree.enter_file(rev, Oid(1), Tid(5));
+        let head = tree.enter_file(Rev::Head, Oid(1), Tid(5));
+        let gone = tree.retire_revisions(3);
+        assert_eq!(
+            gone.iter().map(|file| file.id).collect::<Vec<_>>(),
+            [old.id]
+        );
+        assert!(old.is_gone() && !head.is_gone());
+        assert!(!tree.is_of(2) && tree.is_of(3));
+        let new = tree.enter_file(rev, Oid(1), Tid(6));
+        assert!(new.id != old.id && tree.all_files().len() == 3);
+        assert_eq!(tree.rev_bigfile(Tid(7)), Some(bigfile));
+        // Forgotten in any order: the view goes with the last of them.
+        tree.forget(new.id, 1, &mut dropped);
+        tree.forget(view, 1, &mut dropped);
+        tree.forget(bigfile, 1, &mut dropped);
+        assert_eq!(dropped, [new.id]);
+        tree.forget(old.id, 1, &mut dropped);
+        assert_eq!(dropped, [new.id, old.id, view, bigfile]);
     }
 
     #[test]

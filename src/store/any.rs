@@ -98,6 +98,8 @@ pub struct Poll {
     pub events: Vec<Event>,
     /// What stands behind the last transaction of a file.
     pub tail: Tail,
+    /// What views of the file give now is anything, until it is opened anew.
+    pub rewritten: bool,
     /// There is more to give out: poll again at once.
     pub more: bool,
     /// Build this on any thread, and `adopt` the result.
@@ -158,6 +160,7 @@ fn of_file(poll: file::Poll) -> Poll {
     Poll {
         events: events.map(|event| of(event, AnyView::File)).collect(),
         tail: poll.tail,
+        rewritten: poll.rewritten,
         more: poll.more,
         reopen: poll.reopen,
         notices: Vec::new(),

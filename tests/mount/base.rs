@@ -62,6 +62,17 @@ impl BigFile {
         last.map_or(0, |(blk, _)| (blk + 1) * self.blksize)
     }
 
+    /// The object of a block.
+    pub(crate) fn block(&self, blk: u64) -> Oid {
+        self.blocks[&blk]
+    }
+
+    /// The leaf of the block table that a block is in.
+    pub(crate) fn bucket(&self, blk: u64) -> Oid {
+        let key = i64::try_from(blk).unwrap();
+        *self.buckets.range(..=key).next_back().unwrap().1
+    }
+
     /// What a block holds.
     pub(crate) fn stamp(&self, blk: u64) -> u32 {
         self.stamps.get(&blk).copied().unwrap_or(0)

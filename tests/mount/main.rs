@@ -29,6 +29,7 @@ mod visitor;
 
 mod bad_input;
 mod cluster;
+mod cold;
 mod command;
 mod commit;
 mod content;
@@ -46,8 +47,11 @@ mod live;
 #[path = "../neo/mod.rs"]
 mod neo;
 mod others;
+mod overwritten;
 #[path = "../compat/postgres.rs"]
 mod postgres;
+mod queue;
+mod record;
 mod rel;
 mod restart;
 mod rev;

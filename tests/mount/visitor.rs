@@ -221,7 +221,7 @@ pub(crate) fn map(file: &File) -> io::Result<Mmap> {
 
 /// Which pages are in the page cache. Brings none in.
 #[allow(unsafe_code, reason = "see its SAFETY comment")]
-fn resident(map: &Mmap) -> io::Result<Vec<bool>> {
+pub(crate) fn resident(map: &Mmap) -> io::Result<Vec<bool>> {
     let mut pages = vec![0u8; map.len().div_ceil(PAGE)];
     let at = map.as_ptr().cast_mut().cast();
     // SAFETY: the mapping begins at a page and lives through the call, `pages` has a byte for each of its pages.

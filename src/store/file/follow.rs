@@ -96,6 +96,8 @@ pub struct Poll {
     pub tail: Tail,
     /// What stands under the path.
     pub place: Place,
+    /// The file that views read from lost what was committed: what they give now is anything. Given out until `adopt` takes over.
+    pub rewritten: bool,
     /// There is more to give out: poll again at once.
     pub more: bool,
     /// Build this, on any thread, and `adopt` the result, whatever it is: given out once per replacement.
@@ -169,6 +171,8 @@ pub struct FileStore {
     head: Tid,
     generation: u64,
     reopening: bool,
+    /// The file at hand was written over since it was opened.
+    rewritten: bool,
     /// Size of the file when its tail was last found suspicious.
     suspicious_size: Option<u64>,
     /// Why the saved index was not used, the last time a file was opened.
@@ -218,6 +222,7 @@ impl FileStore {
             begun: opened.begun,
             generation: 0,
             reopening: false,
+            rewritten: false,
             suspicious_size: None,
             index_fault: opened.index_fault,
             ended: None,
@@ -279,7 +284,10 @@ impl FileStore {
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e.into()),
         };
-        let rewritten = self.rewritten(file)?;
+        // What it lost once it may have again: what was read meanwhile was wrong all the same.
+        self.rewritten = self.rewritten || self.has_lost(file)?;
+        let rewritten = self.rewritten;
+        poll.rewritten = rewritten;
         if !rewritten {
             let advanced = self.advance(file, &mut poll);
             poll.or_later(advanced)?;
@@ -315,7 +323,7 @@ impl FileStore {
     }
 
     /// Whether the file at hand lost what was committed.
-    fn rewritten<R: ReadAt + ?Sized>(&self, file: &R) -> io::Result<bool> {
+    fn has_lost<R: ReadAt + ?Sized>(&self, file: &R) -> io::Result<bool> {
         let size = file.size()?;
         let Some(pos) = self.ends.last_pos else {
             // Nothing was committed: there is only the magic to lose.
@@ -431,6 +439,8 @@ impl FileStore {
         let verdict = rebuilt.judge(self.ends.last, &self.recent, packed);
         let now = rebuilt.opened.ends.last;
         match verdict {
+            // What was read meanwhile, and where records were said to lie, may be of neither file.
+            Verdict::Continues(_) if self.rewritten => self.start_anew(rebuilt),
             Verdict::WentBack => {
                 let head = self.head;
                 self.end(Ended::WentBack { head, now })
@@ -444,12 +454,17 @@ impl FileStore {
                 }
                 Ok(())
             }),
-            Verdict::Differs => self.take_over(rebuilt, |store, poll| {
-                store.head = store.head.max(now);
-                poll.events.push(Event::Reset(store.view()));
-                Ok(())
-            }),
+            Verdict::Differs => self.start_anew(rebuilt),
         }
+    }
+
+    fn start_anew(&mut self, rebuilt: Rebuilt) -> Result<Poll, FollowError> {
+        let now = rebuilt.opened.ends.last;
+        self.take_over(rebuilt, |store, poll| {
+            store.head = store.head.max(now);
+            poll.events.push(Event::Reset(store.view()));
+            Ok(())
+        })
     }
 
     fn take_over(
@@ -471,6 +486,7 @@ impl FileStore {
         self.index_fault = opened.index_fault;
         self.recent = recent.into_iter().rev().collect();
         self.suspicious_size = None;
+        self.rewritten = false;
         let told = tell(self, &mut poll);
         poll.or_later(told)?;
         Ok(poll)

@@ -6,7 +6,8 @@
 //! the transactions remembered of the old one:
 //!
 //! 1. Each transaction of the new file in the remembered span is one of those remembered, and touches no object
-//!    that the remembered one did not; without a pack it touches all of them. Else it is another history.
+//!    that the remembered one did not; without a pack it touches all of them. The last one is there, unless a pack
+//!    left nothing of what it touched. Else it is another history.
 //! 2. If the new file ends before the old one did, only a pack can explain it, and only if it left no trace of the
 //!    missing transactions: an object that one of them touched and that is still there would now show older data.
 //! 3. What comes after the last transaction of the old file is given out as commits. If it does not reach back that
@@ -116,6 +117,12 @@ fn judge(
             false => Verdict::WentBack,
         };
     }
+    // Nothing but a pack takes the last transaction away, and that only when nothing it touched is there any more.
+    let traceless = |past: &Past| past.oids.iter().all(|&oid| index.get(oid).is_none());
+    let is_gone = || packed && known.get(last).is_some_and(traceless);
+    if last != Tid::ZERO && !recent.iter().any(|past| past.tid == last) && !is_gone() {
+        return Verdict::Differs;
+    }
     let news: Vec<_> = recent
         .iter()
         .take_while(|past| past.tid > last)
@@ -195,6 +202,12 @@ mod tests {
         assert_eq!(judged(other.clone(), true), Verdict::Differs);
         other.truncate(9);
         assert_eq!(judged(other, true), Verdict::WentBack);
+        // None of what is remembered, but what went on before and after.
+        let without = vec![past(20, &[2]), past(110, &[1])];
+        assert_eq!(judged(without.clone(), false), Verdict::Differs);
+        assert!(matches!(judged(without, true), Verdict::Continues(_)));
+        let traced = vec![past(20, &[10]), past(110, &[1])];
+        assert_eq!(judged(traced, true), Verdict::Differs);
         // Older than what is remembered: nobody can tell.
         let mut older = history();
         older[1] = past(21, &[5]);
@@ -263,6 +276,27 @@ mod tests {
         assert_eq!(poll.events.len(), 3);
         twin.check(&store.view());
         assert_eq!(store.poll().unwrap().place, Place::Same);
+    }
+
+    #[test]
+    fn a_file_that_is_written_over_is_void_until_it_is_opened_anew() {
+        let dir = Dir::new();
+        let (_, twin, mut store) = following(&dir, 1);
+        let bytes = fs::read(dir.path()).unwrap();
+        assert!(!store.poll().unwrap().rewritten);
+        let file = fs::OpenOptions::new().write(true).open(dir.path()).unwrap();
+        file.set_len(100).unwrap();
+        let poll = store.poll().unwrap();
+        assert!(poll.rewritten && poll.place == Place::Replaced);
+        // The same bytes again: what was read meanwhile was wrong, and nobody can tell what that was.
+        fs::write(dir.path(), &bytes).unwrap();
+        assert!(store.poll().unwrap().rewritten);
+        let poll = store
+            .adopt(poll.reopen.unwrap().build(&mut |_, _| {}))
+            .unwrap();
+        assert!(matches!(&poll.events[..], [Event::Reset(view)] if view.generation() == 1));
+        assert!(!poll.rewritten && !store.poll().unwrap().rewritten);
+        twin.check(&store.view());
     }
 
     #[test]
