@@ -402,7 +402,9 @@ fn nobody_waits_for_a_database_that_failed(transport: Transport) {
     stage.scene.begin_read(3);
     assert_eq!(stage.scene.inside.answer(SHORT), "errno 5");
     assert_eq!(stage.scene.inside.stat("pinkill"), 0);
-    assert!(stage.scene.mount.said().contains("went back in time"));
+    let said = || stage.scene.mount.said();
+    let is_said = becomes_true(SHORT, || said().contains("went back in time"));
+    assert!(is_said, "{}", said());
     drop((idle, stage.bad, stage.good, stage.other));
     stage.scene.await_counts(0, 0, 0);
     stage.scene.stop();
