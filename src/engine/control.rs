@@ -10,6 +10,7 @@
 mod failed;
 mod place;
 mod sizes;
+mod trouble;
 mod void;
 
 pub use place::Place;
@@ -418,54 +419,6 @@ impl Work {
             .map_or(LOOK_EVERY, |&ms| Duration::from_millis(ms));
         self.voted += 1;
         wait
-    }
-
-    /// Reports a tail that stays as no writer leaves it, once.
-    fn watch_tail(&mut self, tail: Tail) {
-        let Tail::Suspicious { pos, what } = tail else {
-            if self.suspicious.take().is_some() {
-                self.show_tail_fault(0);
-            }
-            return;
-        };
-        let (since, reported) = self
-            .suspicious
-            .get_or_insert_with(|| (Instant::now(), false));
-        if !*reported && since.elapsed() > SUSPICIOUS {
-            *reported = true;
-            self.show_tail_fault(pos);
-            self.control.shared.log.warning(format!(
-                "the database goes on at position {pos} with something that is no transaction ({what}); serving up to there"
-            ));
-        }
-    }
-
-    /// Following failed: for good, or for now.
-    fn trouble(&mut self, error: &FollowError) -> Duration {
-        let last = error.is_final();
-        if last || self.troubled.is_none() {
-            let (shared, error) = (&self.control.shared, Chain(error));
-            match shared.is_drop_in {
-                true => shared.log.error(format!("zwatch {}: {error}", shared.zurl)),
-                false => shared.log.error(error),
-            }
-        }
-        self.troubled.get_or_insert_with(Instant::now);
-        self.show_trouble(true);
-        if last {
-            self.fail();
-        }
-        LOOK_EVERY
-    }
-
-    fn show_trouble(&self, is_there: bool) {
-        let standstill = &self.control.shared.standstill;
-        standstill.troubled.store(is_there, Ordering::Relaxed);
-    }
-
-    fn show_tail_fault(&self, pos: u64) {
-        let standstill = &self.control.shared.standstill;
-        standstill.tail_fault.store(pos, Ordering::Relaxed);
     }
 
     /// Nothing changed, but files are to be forgotten: a state that is the same.

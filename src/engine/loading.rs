@@ -408,7 +408,7 @@ mod tests {
     fn raw_bytes_that_the_file_does_not_have_are_an_error() {
         let read = RawRead {
             task: 0,
-            oid: Oid(7),
+            of: (Oid(7), Tid(1)),
             file: Arc::new(File::open("/dev/null").unwrap()),
             pos: 100,
             len: 8,
