@@ -622,7 +622,8 @@ impl Work {
         self.hold_sizes();
         self.lose(&self.lost, published.state.tid);
         published.state.anew = self.history.anew();
-        if published.state.oids.is_none() {
+        // What a server lost the thread of has the same states as before.
+        if published.state.oids.is_none() && !published.view.is_remote() {
             self.retired = self.retire(published.view.generation());
         }
         let shared = &self.control.shared;

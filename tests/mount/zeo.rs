@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use zring::base::limit;
+use zring::zodb::write::{self, Leaf};
+
+use crate::base::Base;
 use crate::child::{Running, becomes_true};
 use crate::data::{Database, database, values};
 use crate::live::{Writer, followed};
@@ -122,7 +126,11 @@ fn copied(rig: &Rig, args: &str) -> Option<Database> {
     Some(database(rig, args)?.copy(rig, "db"))
 }
 
-on_each_transport!(content, follows_a_writer);
+on_each_transport!(
+    content,
+    follows_a_writer,
+    old_states_outlast_a_thread_that_was_lost,
+);
 
 /// Every block of every revision, by pread and by mmap.
 fn content(transport: Transport) {
@@ -456,4 +464,45 @@ fn says_what_is_wrong_with_a_server() {
     let served = rig.mount_by(&mut c, rig.path("mnt"), &zurl).unwrap();
     served.verify(&[&db.manifest], &["--every", "3"]);
     served.stop();
+}
+
+/// More happened meanwhile than a server is asked for: head starts anew, and old states are what they were for who has them open.
+fn old_states_outlast_a_thread_that_was_lost(transport: Transport) {
+    if !transport.is_there() || python().is_none() {
+        return;
+    }
+    let rig = Rig::new("zeo lost", 180);
+    let path = rig.path("Data.fs");
+    let mut base = Base::create(&path);
+    let file = base.file(4096, Leaf::Blk0);
+    (0..8).for_each(|blk| base.set(file, blk, 1));
+    let old = base.commit();
+    base.set(file, 1, 2);
+    base.commit();
+    let mut server = Server::start(&rig, &path, Kind::Tcp);
+    let mount = server.mount(transport);
+    let mut inside = Visitor::enter(&rig, &mount.at);
+    let then = base.files[file].at(old);
+    inside.ask(&format!("hold {then}"));
+    assert_eq!(inside.ask(&format!("stamps {then} 0 16384")), "1x4");
+    server.kill();
+    assert!(becomes_true(SHORT, || mount.stat("Upstream") == 0));
+    for _ in 0..=limit::ZEO_CATCH_UP_OIDS_MAX {
+        let oid = base.fresh();
+        base.put(oid, write::zdata(b"x"));
+    }
+    base.set(file, 1, 3);
+    let last = base.commit();
+    server.again();
+    assert!(becomes_true(SHORT, || mount.head() == last.to_string()));
+    assert!(
+        mount.said().contains("all cached pages go"),
+        "{}",
+        mount.said()
+    );
+    assert_eq!(inside.ask(&format!("stamps {then} 0 32768")), "1x8");
+    let head = base.files[file].head();
+    assert_eq!(inside.ask(&format!("stamps {head} 0 8192")), "1x1 3x1");
+    drop(inside);
+    mount.stop();
 }
