@@ -258,10 +258,12 @@ fn attributes_that_are_refused_are_told_by_file_system() {
         let ran = scene.etag(&["scan", "--cross-device", "--xattr", "write"]);
         umount(&at).unwrap();
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        assert!(
-            ran.err.contains("1 attributes not written on ramfs"),
-            "{ran:?}"
-        );
+        // One that is refused stands for all that come after it; others may have been on their way.
+        let told = (1..=3).any(|n| {
+            let text = format!("{n} attributes not written on ramfs");
+            ran.err.contains(&text)
+        });
+        assert!(told, "{ran:?}");
         assert!(
             ran.err.contains("on ramfs a store through a mapping"),
             "{ran:?}"
