@@ -427,7 +427,7 @@ fn nobody_waits_for_a_server_that_stops(transport: Transport) {
         "{}",
         said()
     );
-    assert!(said().contains("zring-signal: S"), "{}", said());
+    assert!(said().contains("zring-quit: R"), "{}", said());
     kill(stage.scene.mount.pid(), Signal::SIGTERM).unwrap();
     assert_eq!(stage.scene.inside.answer(SHORT), "errno 5");
     drop((stage.bad, stage.good, stage.other, stage.scene.inside));
