@@ -358,12 +358,13 @@ fn who_waits_for_the_server_is_not_late() {
     let mount = rig.mount("mnt", &server.zurl(), &opts);
     let mount = mount.unwrap_or_else(|e| panic!("no mount: {e}"));
     let at = mount.head();
-    let mut client = Visitor::client(&rig, &mount.at);
-    client.ask(&format!("open {oid} 4096"));
-    client.ask(&format!("looks {oid} 0 30"));
     let tids = Writer::start(&rig, &zurl, "second.jsonl", steady).finish();
     let last = tids.last().unwrap();
     assert!(becomes_true(SHORT, || mount.head().trim() == last));
+    // Read after all that: what it was before has to be asked of the server.
+    let mut client = Visitor::client(&rig, &mount.at);
+    client.ask(&format!("open {oid} 4096"));
+    client.ask(&format!("looks {oid} 0 30"));
     client.ask("link G");
     client.ask("serve G");
     server.signal(Signal::SIGSTOP);
