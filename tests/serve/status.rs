@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::child::{Ended, becomes_true};
+use crate::child::{Ended, becomes_true, wait_until};
 use crate::machine::{Transport, is_root, root_or_lack};
 use crate::on_each_transport;
 use crate::rig::{Rig, SHORT};
@@ -113,11 +113,12 @@ fn a_control_thread_that_stands_still() {
     let mount = scene.up(&[]);
     let tasks = format!("/proc/{}/task", mount.pid());
     let name = |tid: &String| std::fs::read_to_string(format!("{tasks}/{tid}/comm"));
-    let tids = names(Path::new(&tasks));
-    let control = |tid: &&String| name(tid).is_ok_and(|name| name == "zring-control\n");
-    let tid = tids.iter().find(control).unwrap();
+    let control = |tid: &String| name(tid).is_ok_and(|name| name == "zring-control\n");
+    // Workers answer before it is there.
+    let find = || names(Path::new(&tasks)).into_iter().find(control);
+    let tid = wait_until(SHORT, find).expect("control has a thread");
     let mut command = rig.command("python3");
-    command.args(["-c", STOP_THREAD, tid]);
+    command.args(["-c", STOP_THREAD, &tid]);
     let stopped = rig.start(&mut command);
     let is_stopped = || stopped.out_so_far().contains("stopped");
     assert!(becomes_true(SHORT, is_stopped), "{}", stopped.err_so_far());
