@@ -368,9 +368,10 @@ impl Work {
                     self.commit(commit.tid, oids, commit.view);
                 }
                 Event::Reset(view) => {
-                    self.control.shared.log.warning(
-                        "the database was replaced by one with another history; all cached pages go",
-                    );
+                    let of = if view.is_remote() { " of head" } else { "" };
+                    self.control.shared.log.warning(format!(
+                        "the database was replaced by one with another history; all cached pages{of} go"
+                    ));
                     self.commit(view.at(), None, view);
                 }
                 // A state that is the same, in its turn: views of the file before are taken ahead of it.

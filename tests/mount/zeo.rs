@@ -497,7 +497,7 @@ fn old_states_outlast_a_thread_that_was_lost(transport: Transport) {
     server.again();
     assert!(becomes_true(SHORT, || mount.head() == last.to_string()));
     assert!(
-        mount.said().contains("all cached pages go"),
+        mount.said().contains("all cached pages of head go"),
         "{}",
         mount.said()
     );
