@@ -112,6 +112,15 @@ pub const LOAD_SMALL_BYTES: usize = 4096 + 256;
 pub const LOAD_GAP_BYTES_MAX: u64 = 16 << 10;
 /// FileStorage: bytes read in one go, unless a single record is larger.
 pub const LOAD_RUN_BYTES_MAX: usize = 1 << 20;
+/// FileStorage: marks on long chains of revisions, of one worker: 16 bytes each, 1 MiB.
+pub const CHAIN_MARKS_MAX: usize = 1 << 16;
+/// FileStorage: of these, marks on the chain of one object.
+pub const CHAIN_MARKS_OF_OBJECT_MAX: usize = 1 << 12;
+/// FileStorage: bytes read at once where a walk along a chain has become long, for revisions that lie next to each other.
+pub const CHAIN_WINDOW_BYTES: u64 = 4096;
+/// FileStorage: reads of one batch that a worker does in a row, if all are in the page cache: of a block of 512
+/// sub-objects that lie apart, and more. Then others have their turn.
+pub const LOAD_READS_IN_A_ROW_MAX: usize = 640;
 /// FileStorage: bytes of data shown of a located record: what tells its class and where raw bytes begin.
 pub const LOCATE_PREFIX_BYTES: usize = 256;
 /// FileStorage: transactions remembered to recognise a file that takes the place of the one followed.

@@ -3,7 +3,7 @@
 //! The states are drawn in [`super::task`]. Nothing here waits.
 
 use super::buffer;
-use super::loading::{self, Delivery, Fetched, TaskId};
+use super::loading::{Delivery, Fetched, TaskId};
 use super::log::Chain;
 use super::notifier::Store;
 use super::serve::FileService;
@@ -491,7 +491,8 @@ impl FileService {
         let mut fetched = std::mem::take(&mut self.fetched);
         self.wants.tidy();
         let wants = (&self.wants.objects[..], &self.wants.places[..]);
-        let here = loading::now(&self.view, self.tid_of(rev), wants, near, &mut fetched);
+        let at = self.tid_of(rev);
+        let here = self.loading.now(&self.view, at, wants, near, &mut fetched);
         if here {
             Counters::add(&self.counters().loads, self.wants.objects.len() as u64);
             Counters::add(&self.counters().places, self.wants.places.len() as u64);

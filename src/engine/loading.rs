@@ -11,11 +11,12 @@
 //! server: two workers that miss the same bytes wait for the same pages, or the same reply.
 
 use super::buffer;
+use crate::base::limit::LOAD_READS_IN_A_ROW_MAX;
 use crate::base::{Oid, Rev, Tid};
 use crate::kernel::file::{Now, read_now};
 use crate::kernel::port::{Port, ReadDone};
 use crate::store::any::AnyView;
-use crate::store::file::{Batch, Locate, Located, Read, ReadId, Run};
+use crate::store::file::{Batch, Chains, FileView, Locate, Located, Mark, Read, ReadId, Run};
 use crate::store::remote::{Came, Sink};
 use crate::store::{LoadError, Loaded};
 use bytes::Bytes;
@@ -24,31 +25,6 @@ use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-
-/// Loads records and finds places of records as of `at`, if the page cache of the database file has all of it; else false,
-/// and `out` means nothing. `near` is what was last read through this view: what a writer makes together lies together.
-pub(super) fn now(
-    view: &AnyView,
-    at: Tid,
-    (objects, places): (&[Oid], &[Oid]),
-    near: &mut Option<Run>,
-    out: &mut Vec<(Oid, Fetched)>,
-) -> bool {
-    let AnyView::File(view) = view else {
-        return false;
-    };
-    if !objects.is_empty() {
-        let objects = objects.iter().copied();
-        let batch = match near.as_ref() {
-            Some(near) => view.batch_near(at, objects, near),
-            None => view.batch(at, objects),
-        };
-        if !Plan::Objects(batch).run_now(near, out) {
-            return false;
-        }
-    }
-    places.is_empty() || Plan::Places(view.locate(at, places.iter().copied())).run_now(near, out)
-}
 
 /// Number of a task of this worker.
 pub(super) type TaskId = usize;
@@ -131,8 +107,27 @@ impl Plan {
         }
     }
 
-    fn run_now(mut self, near: &mut Option<Run>, out: &mut Vec<(Oid, Fetched)>) -> bool {
+    /// What it passed on long chains, and through which view.
+    fn marks(&self) -> (&FileView, &[Mark]) {
+        match self {
+            Self::Objects(batch) => (batch.view(), batch.marks()),
+            Self::Places(locate) => (locate.view(), locate.marks()),
+        }
+    }
+
+    /// Reads all of it, if it is at hand and not too much.
+    fn run_now(
+        mut self,
+        chains: &mut Chains,
+        near: &mut Option<Run>,
+        out: &mut Vec<(Oid, Fetched)>,
+    ) -> bool {
+        let mut left = LOAD_READS_IN_A_ROW_MAX;
         while let Some(read) = self.next_read() {
+            let Some(fewer) = left.checked_sub(1) else {
+                return false;
+            };
+            left = fewer;
             let mut buf = buffer::take(read.len);
             match read_now(self.file(), read.pos, &mut buf) {
                 Ok(Now::Done(len)) => {
@@ -148,6 +143,8 @@ impl Plan {
             }
         }
         out.extend(std::iter::from_fn(|| self.next_done()));
+        let (view, marks) = self.marks();
+        chains.learn(view, marks);
         true
     }
 
@@ -188,6 +185,8 @@ pub(super) struct Loading {
     waiting: FxHashMap<(Rev, Oid), Waiting>,
     /// Reads that had to wait, since that was asked last.
     waits: u64,
+    /// Where long chains of revisions can be entered.
+    chains: Chains,
 }
 
 /// The first free place of a table, which grows by one when there is none.
@@ -207,7 +206,36 @@ impl Loading {
             purposes: Vec::new(),
             waiting: FxHashMap::default(),
             waits: 0,
+            chains: Chains::default(),
         }
+    }
+
+    /// Loads records and finds places of records as of `at`, if the page cache of the database file has all of it; else false,
+    /// and `out` means nothing. `near` is what was last read through this view: what a writer makes together lies together.
+    pub(super) fn now(
+        &mut self,
+        view: &AnyView,
+        at: Tid,
+        (objects, places): (&[Oid], &[Oid]),
+        near: &mut Option<Run>,
+        out: &mut Vec<(Oid, Fetched)>,
+    ) -> bool {
+        let AnyView::File(view) = view else {
+            return false;
+        };
+        let chains = &mut self.chains;
+        if !objects.is_empty() {
+            let objects = objects.iter().copied();
+            let batch = view.batch_near(at, objects, near.as_ref(), chains);
+            if !Plan::Objects(batch).run_now(chains, near, out) {
+                return false;
+            }
+        }
+        if places.is_empty() {
+            return true;
+        }
+        let locate = view.locate_near(at, places.iter().copied(), chains);
+        Plan::Places(locate).run_now(chains, near, out)
     }
 
     /// Reads that had to wait, since this was asked last.
@@ -258,7 +286,8 @@ impl Loading {
             AnyView::File(view) => view,
             AnyView::Remote(view) => return view.ask(rev, at, oids, &self.sink),
         };
-        let plan = Plan::Objects(view.batch(at, oids.iter().copied()));
+        let oids = oids.iter().copied();
+        let plan = Plan::Objects(view.batch_near(at, oids, None, &mut self.chains));
         self.start(
             port,
             Flight {
@@ -281,7 +310,8 @@ impl Loading {
         let AnyView::File(view) = view else {
             unreachable!("BUG: places of what lies in no file");
         };
-        let plan = Plan::Places(view.locate(at, oids.iter().copied()));
+        let oids = oids.iter().copied();
+        let plan = Plan::Places(view.locate_near(at, oids, &mut self.chains));
         self.start(
             port,
             Flight {
@@ -304,9 +334,15 @@ impl Loading {
         let flight = self.flights[index]
             .as_mut()
             .expect("a flight with reads is kept");
+        let mut left = LOAD_READS_IN_A_ROW_MAX;
         while let Some(read) = flight.plan.next_read() {
             let mut buf = buffer::take(read.len);
-            match read_now(flight.plan.file(), read.pos, &mut buf) {
+            let now = match left {
+                0 => Ok(Now::WouldWait), // by the port, so that others have their turn
+                _ => read_now(flight.plan.file(), read.pos, &mut buf),
+            };
+            left = left.saturating_sub(1);
+            match now {
                 Ok(Now::Done(len)) => flight.plan.complete(read.id, Ok(buffer::freeze(buf, len))),
                 Err(error) => flight.plan.complete(read.id, Err(error)),
                 Ok(Now::WouldWait) => {
@@ -331,6 +367,8 @@ impl Loading {
             });
         }
         if flight.open_reads == 0 {
+            let (view, marks) = flight.plan.marks();
+            self.chains.learn(view, marks);
             self.flights[index] = None;
         }
     }

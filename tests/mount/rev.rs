@@ -22,6 +22,7 @@ on_each_transport!(
     l01_goes_when_unused,
     l01_only_so_many_stay_when_nobody_uses_them,
     loads_nothing_that_head_has_or_had,
+    below_many_revisions,
 );
 
 fn one_name_one_node(transport: Transport) {
@@ -342,4 +343,36 @@ fn shares(transport: Transport, kind: &str) {
         "{changed} loads for one block"
     );
     mount.stop();
+}
+
+/// A block that was written very often: each of its revisions is found, and others have their turn while one is looked for.
+fn below_many_revisions(transport: Transport) {
+    const REVISIONS: u32 = 3000;
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("often", 120);
+    let mut tids = Vec::new();
+    let mut scene = Scene::new(&rig, transport, |base| {
+        for leaf in [Leaf::Blk0, Leaf::Blk1] {
+            base.file(4096, leaf);
+        }
+        for stamp in 1..=REVISIONS {
+            (0..2).for_each(|file| base.set(file, 0, stamp));
+            tids.push(base.commit());
+        }
+    });
+    let workers = std::thread::available_parallelism().unwrap().get() as u64;
+    for file in 0..2 {
+        let before = scene.inside.stat("load_wait");
+        for n in (0..tids.len()).step_by(97) {
+            let path = scene.base.files[file].at(tids[n]);
+            let found = scene.inside.pages(&format!("stamps {path} 0 4096"));
+            assert_eq!(found, [u32::try_from(n).unwrap() + 1], "{path}");
+        }
+        // The first walk of a worker is long, and gives way a few times; those after it begin at its marks.
+        let waited = scene.inside.stat("load_wait") - before;
+        assert!((1..=6 * workers).contains(&waited), "{waited}");
+    }
+    scene.stop();
 }

@@ -19,13 +19,18 @@
 //! Every record met must belong to the object, and every pointer must lead backwards: so each walk ends, and an
 //! index that no longer belongs to the file is noticed. A walk goes on inside bytes already here without asking.
 //!
+//! Many revisions may lie above `at`: a walk begins at a mark of an earlier one, if there is one (`chains`), and where it
+//! has become long it reads backwards.
+//!
 //! The driver's part: take every `next_read`, carry it out, `complete` it, and take what `next_done` gives; after
 //! each `complete` there may be more of both. It is over when nothing is under way and both give `None`. A short answer
 //! means that the file ended there: a driver whose read stopped early for another reason reads the rest itself.
 
+use super::chains::{self, Chains, Mark};
 use super::view::FileView;
 use crate::base::limit::{
-    LOAD_GAP_BYTES_MAX, LOAD_RUN_BYTES_MAX, LOAD_SMALL_BYTES, LOCATE_PREFIX_BYTES,
+    CHAIN_WINDOW_BYTES, LOAD_GAP_BYTES_MAX, LOAD_RUN_BYTES_MAX, LOAD_SMALL_BYTES,
+    LOCATE_PREFIX_BYTES,
 };
 use crate::base::{Oid, Tid};
 use crate::store::{LoadError, Loaded};
@@ -36,6 +41,8 @@ use std::io;
 
 /// A record's header and its back pointer, or the beginning of its data.
 const HEAD_LEN: usize = DATA_HEADER_LEN + WORD_LEN;
+/// Revisions passed from which on a chain counts as long.
+const LONG_CHAIN: u32 = 4;
 
 /// Names a read of one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,8 +91,9 @@ impl Batch {
         at: Tid,
         oids: impl Iterator<Item = Oid>,
         near: Option<&Run>,
+        chains: &mut Chains,
     ) -> Self {
-        Self(Walk::new(view, at, oids, usize::MAX, near))
+        Self(Walk::new(view, at, oids, usize::MAX, near, chains))
     }
 
     /// A read wanted now.
@@ -112,6 +120,11 @@ impl Batch {
     pub fn view(&self) -> &FileView {
         &self.0.view
     }
+
+    /// What it has passed on long chains so far: for `Chains`.
+    pub fn marks(&self) -> &[Mark] {
+        &self.0.marks
+    }
 }
 
 /// Locates many objects; driven as a `Batch` is.
@@ -119,8 +132,13 @@ impl Batch {
 pub struct Locate(Walk);
 
 impl Locate {
-    pub(super) fn new(view: FileView, at: Tid, oids: impl Iterator<Item = Oid>) -> Self {
-        Self(Walk::new(view, at, oids, LOCATE_PREFIX_BYTES, None))
+    pub(super) fn new(
+        view: FileView,
+        at: Tid,
+        oids: impl Iterator<Item = Oid>,
+        chains: &mut Chains,
+    ) -> Self {
+        Self(Walk::new(view, at, oids, LOCATE_PREFIX_BYTES, None, chains))
     }
 
     /// A read wanted now.
@@ -142,6 +160,11 @@ impl Locate {
     pub fn view(&self) -> &FileView {
         &self.0.view
     }
+
+    /// What it has passed on long chains so far: for `Chains`.
+    pub fn marks(&self) -> &[Mark] {
+        &self.0.marks
+    }
 }
 
 /// What both have in common.
@@ -159,6 +182,8 @@ struct Walk {
     /// What each read is for, by its id.
     flights: Vec<Flight>,
     done: VecDeque<(Oid, Result<Located, LoadError>)>,
+    /// What was passed on long chains.
+    marks: Vec<Mark>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -167,6 +192,8 @@ struct Object {
     /// Position of the record looked at.
     pos: u64,
     step: Step,
+    /// Revisions above `at` that were passed.
+    steps: u32,
 }
 
 /// What an object looks for; drawn above.
@@ -200,6 +227,7 @@ impl Walk {
         oids: impl Iterator<Item = Oid>,
         keep: usize,
         near: Option<&Run>,
+        chains: &mut Chains,
     ) -> Self {
         assert!(
             at <= view.at(),
@@ -215,21 +243,31 @@ impl Walk {
             planned: VecDeque::new(),
             flights: Vec::new(),
             done: VecDeque::new(),
+            marks: Vec::new(),
         };
         for oid in oids {
-            walk.start(oid, near);
+            walk.start(oid, near, chains);
         }
         walk
     }
 
-    fn start(&mut self, oid: Oid, near: Option<&Run>) {
+    fn start(&mut self, oid: Oid, near: Option<&Run>, chains: &mut Chains) {
         let inner = self.view.inner();
         let Some(pos) = inner.index.get(oid) else {
             return self.done.push_back((oid, Err(LoadError::NoObject)));
         };
-        let newest = inner.newest;
-        let step = Step::Revision { newest };
-        self.objects.push(Object { oid, pos, step });
+        let mark = (self.at < inner.newest)
+            .then(|| chains.near(&self.view, oid, self.at))
+            .flatten()
+            // Below the newest one that this view has: a mark may be of a later view.
+            .filter(|&(_, mark)| mark < pos);
+        let (newest, pos) = mark.unwrap_or((inner.newest, pos));
+        self.objects.push(Object {
+            oid,
+            pos,
+            step: Step::Revision { newest },
+            steps: 0,
+        });
         let object = self.objects.len() - 1;
         let outcome = match near {
             Some(Run { pos, bytes }) => self.go_on(object, &Here { bytes, pos: *pos }),
@@ -301,7 +339,12 @@ impl Walk {
 
     /// Asks for the bytes that an object's step needs.
     fn want(&mut self, object: usize) -> Result<(), LoadError> {
-        let Object { oid, pos, step } = self.objects[object];
+        let Object {
+            oid,
+            pos,
+            step,
+            steps,
+        } = self.objects[object];
         let (pos, len) = match step {
             Step::Body { len, .. } => (pos + DATA_HEADER_LEN as u64, len.min(self.keep)),
             Step::Revision { .. } | Step::Share { .. } => {
@@ -311,6 +354,17 @@ impl Walk {
                     let what = Fault::Outside;
                     return Err(LoadError::Corrupt { oid, pos, what });
                 };
+                if steps >= LONG_CHAIN {
+                    // Not likely the one: what lies before it is of more use than its data.
+                    let from = pos.saturating_sub(CHAIN_WINDOW_BYTES).max(MAGIC_LEN);
+                    let len = usize::try_from(pos - from).expect("a small window") + HEAD_LEN;
+                    self.wants.push(Want {
+                        pos: from,
+                        len,
+                        object,
+                    });
+                    return Ok(());
+                }
                 let small = DATA_HEADER_LEN + self.keep.min(LOAD_SMALL_BYTES);
                 (pos, usize::try_from(room).unwrap_or(small).min(small))
             }
@@ -321,7 +375,7 @@ impl Walk {
 
     /// Goes on with an object whose bytes have come.
     fn advance(&mut self, n: usize, here: &Here<'_>) -> Result<Option<Located>, LoadError> {
-        let Object { oid, pos, step } = self.objects[n];
+        let Object { oid, pos, step, .. } = self.objects[n];
         let came = match step {
             Step::Body { len, .. } => {
                 let len = len.min(self.keep);
@@ -353,7 +407,22 @@ impl Walk {
             };
             match next {
                 Some(Next::Done(found)) => return Ok(Some(found)),
-                Some(Next::Go(pos, step)) => self.objects[n] = Object { oid, pos, step },
+                Some(Next::Go(next, step)) => {
+                    let mut steps = object.steps;
+                    if let Step::Revision { newest } = step {
+                        if chains::is_marked(steps) {
+                            let tid = newest;
+                            self.marks.push(Mark { oid, tid, pos });
+                        }
+                        steps = steps.saturating_add(1);
+                    }
+                    self.objects[n] = Object {
+                        oid,
+                        pos: next,
+                        step,
+                        steps,
+                    };
+                }
                 None => return self.want(n).map(|()| None),
             }
         }
@@ -361,7 +430,7 @@ impl Walk {
 
     /// Where the record at an object's position leads.
     fn judge(&self, object: &Object, header: &DataHeader, back: u64) -> Result<Next, LoadError> {
-        let Object { oid, pos, step } = *object;
+        let Object { oid, pos, step, .. } = *object;
         let corrupt = |what| LoadError::Corrupt { oid, pos, what };
         if header.oid() != oid {
             return Err(corrupt(Fault::OtherOid(header.oid())));
@@ -536,7 +605,9 @@ mod tests {
         let whole = view
             .read(0, usize::try_from(view.inner().end).unwrap())
             .unwrap();
-        let mut walk = Walk::new(view.clone(), Tid(3), [Oid(1)].into_iter(), usize::MAX, None);
+        let oids = [Oid(1)].into_iter();
+        let chains = &mut Chains::default();
+        let mut walk = Walk::new(view.clone(), Tid(3), oids, usize::MAX, None, chains);
         let here = Here {
             bytes: &whole,
             pos: 0,
@@ -559,7 +630,12 @@ mod tests {
         }) {
             let (pos, bytes) = (from as u64, view.read(from as u64, to - from).unwrap());
             let near = Run { pos, bytes };
-            let mut batch = view.batch_near(view.at(), (0..3).map(Oid), &near);
+            let mut batch = view.batch_near(
+                view.at(),
+                (0..3).map(Oid),
+                Some(&near),
+                &mut Chains::default(),
+            );
             let mut asked = 0;
             while let Some(read) = batch.next_read() {
                 asked += read.len;

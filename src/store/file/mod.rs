@@ -7,6 +7,7 @@
 //! * `FileStore` follows the file; it is owned by the control thread (`follow`, with `open` and `reopen`).
 //! * `FileView` is what it gives out: the open file, a snapshot of the `index`, and a tid. A worker loads through
 //!   a `Batch`, which decides what to read and lets its driver do the reading.
+//! * `chains` remembers places on long chains of revisions, for whoever drives batches.
 //! * `scan` decides what counts as a transaction, for opening, following and checking alike; the layout itself
 //!   is in `wire::fs1`.
 //! * `savedindex` uses what the writer saved beside the file, once the file agrees with it.
@@ -16,6 +17,7 @@
 //! The database is opened for reading alone: no lock, no truncation, no map, ever.
 
 mod batch;
+mod chains;
 mod follow;
 mod index;
 mod open;
@@ -36,6 +38,7 @@ mod window;
 mod writer;
 
 pub use batch::{Batch, Locate, Located, Read, ReadId, Run};
+pub use chains::{Chains, Mark};
 pub use follow::{Commit, Event, FileStore, FollowError, Place, Poll, Tail, WatchPaths};
 pub use open::{FileOpts, OpenError, Progress};
 pub use recent::{History, HistoryError, Past};

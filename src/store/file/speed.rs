@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 use super::testing::{Dir, Rng, open};
-use super::{FileWriter, Note};
+use super::{Chains, FileWriter, Note};
 use crate::base::{Oid, Tid};
 use std::time::Instant;
 
@@ -122,4 +122,38 @@ fn lookups(what: &str, view: &super::FileView, objects: u64) {
         "{what} but in order: {:.0} ns each ({found})",
         start.elapsed().as_secs_f64() * 1e3
     );
+}
+
+#[test]
+#[ignore = "takes a while; prints figures"]
+fn a_long_chain() {
+    const REVISIONS: u64 = 1_000_000;
+    for (what, between) in [("next to each other", 1), ("5 KB apart", 5000)] {
+        let dir = Dir::new();
+        let mut writer = FileWriter::create(&dir.path()).unwrap().synced(false);
+        let filler = vec![1; between];
+        for tid in 1..=REVISIONS {
+            let mut txn = writer.begin(Tid(tid), Note::default()).unwrap();
+            txn.store(Oid(1), &[1; 50]).unwrap();
+            txn.store(Oid(2), &filler).unwrap();
+            txn.commit().unwrap();
+        }
+        let view = open(&dir.path()).unwrap().1;
+        let mut chains = Chains::default();
+        let mut load = |at: u64| {
+            let start = Instant::now();
+            let oids = std::iter::once(Oid(1));
+            let mut batch = view.batch_near(Tid(at), oids, None, &mut chains);
+            let mut reads = 0;
+            while let Some(read) = batch.next_read() {
+                batch.complete(read.id, view.read(read.pos, read.len));
+                reads += 1;
+            }
+            assert_eq!(batch.next_done().unwrap().1.unwrap().serial, Tid(at));
+            chains.learn(&view, batch.marks());
+            let ms = start.elapsed().as_secs_f64() * 1e3;
+            println!("a million revisions {what}, as of the {at}th: {ms:.3} ms, {reads} reads");
+        };
+        [1, 1, 300_000, 999_000].into_iter().for_each(&mut load);
+    }
 }

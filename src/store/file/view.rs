@@ -5,6 +5,7 @@
 //! and does no I/O but in `load`, which is the blocking way for control, command line and tests.
 
 use super::batch::{Batch, Locate, Run};
+use super::chains::Chains;
 use super::index::Index;
 use super::recent::History;
 use super::window::ReadAt;
@@ -93,17 +94,34 @@ impl FileView {
 
     /// Plans to load objects as of `at`, which must not be above `self.at()`.
     pub fn batch(&self, at: Tid, oids: impl Iterator<Item = Oid>) -> Batch {
-        Batch::new(self.clone(), at, oids, None)
+        self.batch_near(at, oids, None, &mut Chains::default())
     }
 
-    /// The same, when some bytes of this view are at hand: no read is planned for a record that lies in them.
-    pub fn batch_near(&self, at: Tid, oids: impl Iterator<Item = Oid>, near: &Run) -> Batch {
-        Batch::new(self.clone(), at, oids, Some(near))
+    /// The same, when some bytes of this view are at hand: no read is planned for a record that lies in them. Chains are
+    /// walked from the marks of earlier batches.
+    pub fn batch_near(
+        &self,
+        at: Tid,
+        oids: impl Iterator<Item = Oid>,
+        near: Option<&Run>,
+        chains: &mut Chains,
+    ) -> Batch {
+        Batch::new(self.clone(), at, oids, near, chains)
     }
 
     /// Plans to learn where the data of objects lies as of `at`, which must not be above `self.at()`.
     pub fn locate(&self, at: Tid, oids: impl Iterator<Item = Oid>) -> Locate {
-        Locate::new(self.clone(), at, oids)
+        self.locate_near(at, oids, &mut Chains::default())
+    }
+
+    /// The same, walking chains from the marks of earlier batches.
+    pub fn locate_near(
+        &self,
+        at: Tid,
+        oids: impl Iterator<Item = Oid>,
+        chains: &mut Chains,
+    ) -> Locate {
+        Locate::new(self.clone(), at, oids, chains)
     }
 
     /// Loads one object as of `at`, blocking.
