@@ -1,7 +1,7 @@
 //! A writer commits while readers follow: `head/at` never goes back, and what is read as of `head/at` is that.
 //! Then the writer stops, the database is packed under the mount, and a new writer goes on.
 //!
-//! `ZRING_LIVE_S` seconds for each of the two writers.
+//! `ZRING_LIVE_S` seconds for each of the two writers; `ZRING_VERIFIERS` readers beside the one that does not pause.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -64,16 +64,30 @@ impl Writer {
 
 /// Two readers beside the writer, one by pread and one by mmap, until the writer's log stands still.
 pub(crate) fn followed(rig: &Rig, mount: &Mount<'_>, writer: Writer, seconds: u64) -> PathBuf {
+    followed_by(2, rig, mount, writer, seconds)
+}
+
+/// The same with so many readers, every other one by mmap.
+fn followed_by(
+    readers: u64,
+    rig: &Rig,
+    mount: &Mount<'_>,
+    writer: Writer,
+    seconds: u64,
+) -> PathBuf {
     let before = writer.commits();
     // In a long run the disk of a busy machine stands still for longer once.
     let patience = (seconds / 30).clamp(3, 15).to_string();
-    let follow = |how: &[&str]| {
+    let follow = |n: u64| {
         let mut c = rig.tool("verify_mount.py");
-        c.arg(&mount.at).arg(&writer.log).arg("--follow").args(how);
-        c.args(["--patience", &patience]);
+        c.arg(&mount.at).arg(&writer.log).arg("--follow");
+        c.args(["--patience", &patience, "--seed", &n.to_string()]);
+        c.args((n % 2 == 0).then_some("--mmap"));
         rig.start(&mut c)
     };
-    let mut readers = [follow(&["--seed", "1"]), follow(&["--seed", "2", "--mmap"])];
+    // Two or more samples in each second, of at least one block, if there are two of them: slow machines are slow, not blind.
+    let few = (4 * seconds).div_ceil(readers);
+    let mut readers: Vec<_> = (1..=readers).map(follow).collect();
     std::thread::sleep(Duration::from_secs(seconds));
     let early: Vec<bool> = readers.iter_mut().map(|r| !r.is_running()).collect();
     let after = writer.commits();
@@ -84,13 +98,16 @@ pub(crate) fn followed(rig: &Rig, mount: &Mount<'_>, writer: Writer, seconds: u6
         assert!(!early, "ended before the writer: {ended}{}", mount.said());
         let blocks = verdict(&ended);
         println!("{after} commits; {}", ended.out.lines().last().unwrap());
-        // Two or more samples in each second, of at least one block: slow machines are slow, not blind.
-        assert!(blocks >= 2 * seconds, "hardly anything compared: {ended}");
+        assert!(blocks >= few, "hardly anything compared: {ended}");
     }
     log
 }
 
-on_each_transport!(follows_a_writer_and_a_pack, follows_wide_blocks);
+on_each_transport!(
+    follows_a_writer_and_a_pack,
+    follows_wide_blocks,
+    follows_a_writer_that_does_not_pause,
+);
 
 /// Blocks of one page, where the tool is strict: no block can be read across a commit, so none gets a second look.
 fn follows_a_writer_and_a_pack(transport: Transport) {
@@ -137,5 +154,24 @@ fn follows_wide_blocks(transport: Transport) {
     let mount = rig.up(&db, transport);
     let log = followed(&rig, &mount, writer, seconds);
     mount.verify(&[&log], &["--every", "50"]);
+    mount.stop();
+}
+
+/// As fast as Python commits, beside many readers if wanted.
+fn follows_a_writer_that_does_not_pause(transport: Transport) {
+    if !transport.is_there() || python().is_none() {
+        return;
+    }
+    let seconds = number("ZRING_LIVE_S", 8).div_ceil(2);
+    let rig = Rig::new("live fast", 120 + 4 * seconds);
+    let db = rig.path("Data.fs");
+    let seed = number("ZRING_SEED", 1);
+    println!("seed {seed}");
+    let options = format!("--create --interval 1 --blksize 4k --blocks 60 --seed {seed}");
+    let writer = Writer::start(&rig, &db, "log.jsonl", &options);
+    let mount = rig.up(&db, transport);
+    let readers = number("ZRING_VERIFIERS", 2);
+    let log = followed_by(readers, &rig, &mount, writer, seconds);
+    mount.verify(&[&log], &["--every", "500"]);
     mount.stop();
 }
