@@ -160,7 +160,7 @@ enum PlaceError {
         source_name: String,
         fstype: String,
     },
-    #[error("mountpoint {0} cannot be used: {1}")]
+    #[error("mountpoint {0} cannot be used")]
     Other(String, #[source] io::Error),
 }
 

@@ -34,7 +34,7 @@ const CLAIM: Duration = Duration::from_secs(10);
 pub(super) enum PlaceError {
     #[error(transparent)]
     Scheme(#[from] normal::UnknownScheme),
-    #[error("{path} cannot be used: {source}")]
+    #[error("{path} cannot be used")]
     Directory { path: PathBuf, source: io::Error },
     #[error("{path} belongs to user {owner}, not to the user this runs as: it is not used")]
     Owner { path: PathBuf, owner: u32 },
@@ -56,7 +56,7 @@ pub(super) enum PlaceError {
         source_name: String,
         fstype: String,
     },
-    #[error("the dead mount on {path} cannot be removed: {source}")]
+    #[error("the dead mount on {path} cannot be removed")]
     Dead { path: PathBuf, source: Errno },
 }
 

@@ -126,8 +126,7 @@ impl FileService {
 
     /// Waits for head to reach `tid`: the one LOOKUP that waits.
     fn park_future(&mut self, port: &mut Port, held: Held, unique: Unique, tid: Tid) {
-        if let Some(at) = self.interrupted.iter().position(|&u| u == unique) {
-            self.interrupted.remove(at);
+        if self.was_interrupted(unique) {
             return self.reply(port, held, Err(libc::EINTR));
         }
         if !self.may_wait(port, &held) {
@@ -270,8 +269,7 @@ impl FileService {
 
     /// Transactions that head shows; waits for the next if there is none.
     fn read_zhead(&mut self, port: &mut Port, held: Held, unique: Unique, fh: Fh) {
-        if let Some(at) = self.interrupted.iter().position(|&u| u == unique) {
-            self.interrupted.remove(at);
+        if self.was_interrupted(unique) {
             return self.reply(port, held, Err(libc::EINTR));
         }
         if !self.may_wait(port, &held) {

@@ -77,11 +77,16 @@ fn followed_by(
 ) -> PathBuf {
     let before = writer.commits();
     // In a long run the disk of a busy machine stands still for longer once.
-    let patience = (seconds / 30).clamp(3, 15).to_string();
+    let patience = (seconds / 15).clamp(3, 45);
     let follow = |n: u64| {
         let mut c = rig.tool("verify_mount.py");
         c.arg(&mount.at).arg(&writer.log).arg("--follow");
-        c.args(["--patience", &patience, "--seed", &n.to_string()]);
+        c.args([
+            "--patience",
+            &patience.to_string(),
+            "--seed",
+            &n.to_string(),
+        ]);
         c.args((n % 2 == 0).then_some("--mmap"));
         rig.start(&mut c)
     };
@@ -94,7 +99,7 @@ fn followed_by(
     assert!(after > before, "the writer stood still");
     let log = writer.stop();
     for (r, early) in readers.into_iter().zip(early) {
-        let ended = r.wait(SHORT);
+        let ended = r.wait(SHORT + Duration::from_secs(patience));
         assert!(!early, "ended before the writer: {ended}{}", mount.said());
         let blocks = verdict(&ended);
         println!("{after} commits; {}", ended.out.lines().last().unwrap());
