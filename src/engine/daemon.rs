@@ -9,6 +9,7 @@
 
 use super::control::{Control, OnEpoch, Place};
 use super::log::Log;
+use super::notes;
 use super::notifier::{self, Inboxes};
 use super::quit;
 use super::serve::{FileService, Links};
@@ -197,7 +198,7 @@ pub fn run(
                 (Mailbox::new(sender, seat.waker.clone()), inbox)
             })
             .unzip();
-        let (noters, notes): (Vec<_>, Vec<_>) = seats.iter().map(|_| unbounded()).unzip();
+        let (noters, notes): (Vec<_>, Vec<_>) = seats.iter().map(|_| notes::channel()).unzip();
         let services = inboxes
             .into_iter()
             .zip(noters)

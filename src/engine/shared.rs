@@ -86,6 +86,8 @@ pub struct Shared {
     /// Blocks each worker noted; see [`Self::touches`].
     touches: Vec<Notes>,
     meetings: Mutex<Meetings>,
+    /// Somebody is met, or about to be; see [`Self::meet`].
+    is_met: AtomicBool,
     /// `.wcfs/zurl`
     pub zurl: String,
     /// `.wcfs/pintimeout`
@@ -135,6 +137,9 @@ pub struct Shared {
     /// Where lines go.
     pub log: Log,
 }
+
+/// See [`Shared::own_notes`].
+pub type OwnNotes<'a> = (Option<MutexGuard<'a, Meetings>>, MutexGuard<'a, Touches>);
 
 /// What is held for a moment alone, or not at all.
 fn soon<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
@@ -276,6 +281,7 @@ impl Shared {
             counters: (0..setup.workers).map(|_| Counters::default()).collect(),
             touches: (0..setup.workers).map(|_| Notes::default()).collect(),
             meetings: Mutex::default(),
+            is_met: AtomicBool::new(false),
             zurl: setup.zurl,
             pintimeout: setup.pintimeout,
             owner: setup.owner,
@@ -312,6 +318,32 @@ impl Shared {
     /// Where readers are met; as [`Self::touches`], and taken before them. Without it pages may be counted twice.
     pub fn meetings(&self) -> Option<MutexGuard<'_, Meetings>> {
         soon(&self.meetings)
+    }
+
+    /// The same for who is about to meet a reader. It is known before he looks at anybody's notes: so whoever holds his own and sees
+    /// nobody met notes what the other one will find.
+    pub fn meet(&self) -> Option<MutexGuard<'_, Meetings>> {
+        let meetings = self.meetings()?;
+        self.is_met.store(true, Ordering::SeqCst);
+        Some(meetings)
+    }
+
+    /// Notes of a worker, for itself; and where readers are met, if any may be. What is noted and what is met are one then: nobody takes a
+    /// piece in between.
+    pub fn own_notes(&self, worker: usize, may_meet: bool) -> Option<OwnNotes<'_>> {
+        let touches = self.touches(worker)?;
+        if !may_meet || !self.is_met.load(Ordering::SeqCst) {
+            return Some((None, touches));
+        }
+        drop(touches); // they are taken after that
+        let meetings = self.meetings();
+        Some((meetings, self.touches(worker)?))
+    }
+
+    /// Lets go of meetings that are over.
+    pub fn settle(&self, meetings: &mut MutexGuard<'_, Meetings>) {
+        meetings.settle(self.began.elapsed());
+        self.is_met.store(!meetings.is_empty(), Ordering::SeqCst);
     }
 
     /// Names and nodes; held for one operation on them, never across anything that waits.
