@@ -67,6 +67,19 @@ const EMPTY_NAMES: &[&str] = &[
     "util", "utils", "common", "helper", "helpers", "manager", "misc",
 ];
 
+/// Locks of what serves a mount, by file: who takes which is listed in `engine/shared.rs`. One more belongs there, and so does who waits for it.
+const LOCKS: &[(&str, usize)] = &[
+    ("src/engine/control/place.rs", 1),
+    ("src/engine/daemon.rs", 1), // of a start that is stopped
+    ("src/engine/notifier.rs", 2),
+    ("src/engine/opens.rs", 1),
+    ("src/engine/presence.rs", 1),
+    ("src/engine/shared.rs", 5),
+    ("src/engine/zhead.rs", 1),
+    ("src/kernel/guard.rs", 1), // of what is beside the daemon
+    ("src/kernel/delay.rs", 1), // of etag
+];
+
 const FILE_LINES_MAX: usize = 700;
 const FN_LINES_REMIND: usize = 70;
 
@@ -381,6 +394,36 @@ fn main_only_knows_cli() {
         .map(|(_, w)| format!("src/main.rs uses {w}"))
         .collect();
     verdict("main.rs holds the allocator and a call", bad);
+}
+
+#[test]
+fn locks_are_known() {
+    let serves = |s: &Source| {
+        let room = s.room().unwrap_or_default();
+        matches!(
+            room,
+            "base" | "wire" | "zodb" | "tail" | "iso" | "fs" | "kernel" | "engine"
+        ) && !s.path.starts_with("src/engine/etag/")
+    };
+    let mut bad = Vec::new();
+    for s in rust_files("src").iter().filter(|s| serves(s)) {
+        // What makes one, or borrows one, has no field of it.
+        let code = s.shipped();
+        let fields = code.lines().filter(|line| {
+            let kinds = ["Mutex<", "RwLock<", "Condvar"];
+            let is_field = line.contains(": ") || line.contains("struct ");
+            let is_other = line.contains("fn ") || line.contains('&') || line.contains("::");
+            is_field && !is_other && kinds.iter().any(|kind| line.contains(kind))
+        });
+        let (found, known) = (
+            fields.count(),
+            LOCKS.iter().find(|(file, _)| *file == s.path),
+        );
+        if found != known.map_or(0, |(_, count)| *count) {
+            bad.push(format!("{}: {found}", s.path));
+        }
+    }
+    verdict("locks that nobody knows", bad);
 }
 
 #[test]

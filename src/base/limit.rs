@@ -152,8 +152,11 @@ pub const COMMITS_WAITING_MAX: usize = 1000;
 pub const STATES_MAX: usize = 512;
 /// Changed objects in those states, 8 bytes each.
 pub const STATES_OIDS_MAX: usize = 1 << 20;
-/// Notes of a worker that are not taken before control is woken for them: 64 bytes each.
-pub const NOTES_LOOK: usize = 8192;
+/// Notes of a worker that are not taken before control is woken for them.
+pub const NOTES_LOOK: usize = NOTES_ROOM / 2;
+/// Notes of a worker that there is always room for, 64 bytes each: half a MiB. While control is at a commit there may be more, which it
+/// takes when that is published: no READ waits for it.
+pub const NOTES_ROOM: usize = 8192;
 /// Notes of all workers that one of them takes in control's place, a microsecond each at most.
 pub const NOTES_FEW: usize = 128;
 /// Messages that a worker handles in control's place before it goes on with its own.

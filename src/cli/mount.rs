@@ -284,7 +284,7 @@ fn serve(
         &options,
         &log,
         &mut |done, total| bar.show(done, total),
-        |serving| {
+        |serving, _| {
             if auto && serving.transport == TransportKind::Plain {
                 eprintln!(
                     "zring: io_uring is not to be had here (sysctl kernel.io_uring_disabled): serving with transport plain"

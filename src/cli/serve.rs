@@ -291,7 +291,7 @@ fn serve_logged(
         &options,
         log,
         &mut |done, total| bar.show(done, total),
-        |serving| {
+        |serving, _| {
             if !serving.keeps_pages {
                 eprint!("{OLD_KERNEL}");
             }

@@ -261,17 +261,22 @@ impl FileService {
             Some(&Kept::Object(_, serial)) => serial,
             other => unreachable!("BUG: a big file that is {other:?}"),
         };
-        let mut tree = self.shared.tree();
-        if task.rev != Rev::Head && !tree.is_of(self.view.generation()) {
-            return Ok(Some(Err(libc::EIO))); // the history is another one now, as this worker is about to learn
-        }
-        let file = tree.enter_file(task.rev, oid, serial);
-        drop(tree);
+        let file = match self.looked_up.again(task.rev, oid) {
+            Some(file) => file,
+            None => {
+                let mut tree = self.shared.tree();
+                if task.rev != Rev::Head && !tree.is_of(self.view.generation()) {
+                    return Ok(Some(Err(libc::EIO))); // the history is another one now, as this worker is about to learn
+                }
+                tree.enter_file(task.rev, oid, serial)
+            }
+        };
         file.told_blksize(info.file.blksize);
         if !self.infos.contains_key(&file.id) {
             self.learn(task, file.id, oid, info)?;
         }
         self.files.insert(file.id, Arc::clone(&file));
+        self.looked_up.note(&file);
         let attr = self
             .shared
             .owner

@@ -19,6 +19,7 @@ use super::follow::{self, LOOK_EVERY, Watch};
 use super::history::{self, History, Source, Unloaded};
 use super::links::LinkTable;
 use super::log::Chain;
+use super::notes::Noted;
 use super::notifier::{Keep, Store, ToNotifier};
 use super::retrieval::{Retrieval, unretrieved};
 use super::shared::{Mailbox, Published, Shared, State, ToControl, ToWorker};
@@ -26,7 +27,6 @@ use crate::base::{NodeId, Oid, Tid, limit};
 use crate::fs::advance::{Action, Drop, Event as HeadEvent, Head, Shorter};
 use crate::fs::history::{Effect, Failed, Lost, Passing, Why};
 use crate::fs::pagecache;
-use crate::fs::track::Note;
 use crate::fs::tree::{Node, fixed};
 use crate::iso::{Caller, Rules};
 use crate::kernel::mount::Connection;
@@ -65,7 +65,7 @@ pub struct Control {
     /// The thread that stores below `@<tid>`.
     pub(super) keeper: Sender<Keep>,
     /// What each worker notes.
-    pub notes: Vec<Receiver<Note>>,
+    pub notes: Vec<Noted>,
     /// What it is told.
     pub inbox: Receiver<ToControl>,
     /// How to tell it something.

@@ -9,6 +9,7 @@
 
 use super::control::{Control, OnEpoch, Place};
 use super::log::Log;
+use super::notes;
 use super::notifier::{self, Inboxes};
 use super::quit;
 use super::serve::{FileService, Links};
@@ -120,7 +121,7 @@ pub struct Serving {
 /// The protocol minor of Linux 6.18, which can be asked to let go of nodes.
 const PRUNES: u32 = 45;
 
-/// Serves until the mount ends. `ready` is called when requests are answered. The caller has blocked the signals of
+/// Serves until the mount ends. `ready` is called when requests are answered, with what all threads share. The caller has blocked the signals of
 /// [`Ending::block_signals`] before it started the log.
 ///
 /// # Errors
@@ -129,7 +130,7 @@ pub fn run(
     options: &Options,
     log: &Log,
     progress: &mut Progress<'_>,
-    ready: impl FnOnce(Serving),
+    ready: impl FnOnce(Serving, &Arc<Shared>),
 ) -> Result<(), DaemonError> {
     let files = proc::raise_files();
     let start = Arc::new(Start::default());
@@ -197,7 +198,7 @@ pub fn run(
                 (Mailbox::new(sender, seat.waker.clone()), inbox)
             })
             .unzip();
-        let (noters, notes): (Vec<_>, Vec<_>) = seats.iter().map(|_| unbounded()).unzip();
+        let (noters, notes): (Vec<_>, Vec<_>) = seats.iter().map(|_| notes::channel()).unzip();
         let services = inboxes
             .into_iter()
             .zip(noters)
@@ -259,11 +260,12 @@ pub fn run(
     let ending = (Arc::clone(&running.connection), Arc::clone(&shared));
     watch_for_end(options.ending, &ending).map_err(DaemonError::Resources)?;
     let _ = made.send((ending.0, ending.1, parked)); // a drop-in server has nobody who waits for it
-    ready(Serving {
+    let serving = Serving {
         transport: running.transport,
         workers: running.seats.len(),
         keeps_pages: running.session.flags & init::EXPLICIT_INVAL_DATA != 0,
-    });
+    };
+    ready(serving, &shared);
     let outcome = running.join();
     link.iter().for_each(Link::close);
     control.send(ToControl::Stop);

@@ -44,7 +44,9 @@ impl FileService {
 
     fn forgotten(&mut self, ids: &[NodeId]) {
         for id in ids {
-            self.files.remove(id);
+            if let Some(file) = self.files.remove(id) {
+                self.looked_up.forget(&file);
+            }
             self.infos.remove(id);
             self.depends.forget(*id);
             self.noted.remove(id);

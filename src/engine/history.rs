@@ -4,6 +4,7 @@
 
 use super::clock::Clock;
 use super::log::Chain;
+use super::notes::Noted;
 use crate::base::limit;
 use crate::base::tidtime::UnixTime;
 use crate::base::{Oid, Tid};
@@ -16,7 +17,6 @@ use crate::store::{LoadError, Loaded};
 use crate::tail::States;
 use crate::zodb::need::{Absent, Lookup};
 use crate::zodb::object::decode_within;
-use crossbeam_channel::Receiver;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,7 +48,7 @@ pub(super) fn old_before(head: Tid) -> Option<Tid> {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Source {
-    notes: Vec<Receiver<Note>>,
+    notes: Vec<Noted>,
     known: Known,
     view: AnyView,
     max_record: usize,
@@ -58,7 +58,7 @@ pub(super) struct Source {
 
 impl Source {
     /// One inbox for each worker; objects as of `view` and what was before.
-    pub(super) fn new(view: AnyView, notes: Vec<Receiver<Note>>, max_record: usize) -> Self {
+    pub(super) fn new(view: AnyView, notes: Vec<Noted>, max_record: usize) -> Self {
         Self {
             notes,
             known: Known::new(view.at(), limit::HISTORY_CACHE_BYTES),
@@ -70,7 +70,7 @@ impl Source {
 
     /// Notes that are not taken.
     pub(super) fn noted(&self) -> usize {
-        self.notes.iter().map(Receiver::len).sum()
+        self.notes.iter().map(Noted::len).sum()
     }
 
     /// The database goes on.
@@ -89,7 +89,7 @@ impl history::Source for Source {
     type Error = Unloaded;
 
     fn next_note(&mut self, worker: usize) -> Option<Note> {
-        self.notes[worker].try_recv().ok()
+        self.notes[worker].next()
     }
 
     fn known(&mut self) -> &mut Known {

@@ -4,7 +4,7 @@
 //! `worker` is the loop of one of them, which drives any [`worker::Service`]; `serve` is the file system as such a
 //! service, with `names`, `hear`, `answer`, `task`, `loading`, `ahead`, `upload`, `listen` and `buffer` behind it. `control` moves head, `follow` is how it waits, `clock` what it gives clients of time,
 //! `notifier` writes notifications, `log` lines (`glog`: as the drop-in server does). `pulse` tells whether these two go on, `presence` whether a client is left,
-//! `quit` says what every thread does before it ends the daemon. `shared` is what they share and tell each other. `etag` is the
+//! `quit` says what every thread does before it ends the daemon. `shared` is what they share and tell each other, `stats` what it comes to, `notes` the way of what workers tell most. `etag` is the
 //! bulk ETag engine, which has nothing to do with any of these.
 
 mod ahead;
@@ -24,6 +24,7 @@ mod listen;
 mod loading;
 pub mod log;
 mod names;
+pub mod notes;
 pub mod notifier;
 pub mod opens;
 pub mod presence;
@@ -34,6 +35,7 @@ mod retrieval;
 pub mod serve;
 pub mod shared;
 pub mod start;
+mod stats;
 mod task;
 pub mod upload;
 mod watching;

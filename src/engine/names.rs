@@ -355,3 +355,63 @@ impl FileService {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+    use crate::base::{Oid, Rev, Tid};
+    use crate::fs::lookup::LookedUp;
+    use crate::fs::tree::{FileNode, Tree};
+    use std::sync::{Arc, Mutex};
+
+    /// Workers look one name up again and again, and the kernel forgets each look-up after a while: what is looked up is known, and is
+    /// the same for all who have it, whether the tree was asked or not.
+    #[test]
+    fn a_name_that_is_looked_up_is_known_whoever_forgets_it_meanwhile() {
+        const WORKERS: usize = 4;
+        const TIMES: usize = 60_000;
+        let tree = Mutex::<Tree>::default();
+        let is_known = |tree: &Tree, file: &FileNode| {
+            let named = tree.file(Rev::Head, file.oid);
+            tree.node(file.id).is_some() && named.is_some_and(|named| named.id == file.id)
+        };
+        let work = |worker: usize| {
+            let (mut names, mut had) = (LookedUp::default(), Vec::<Arc<FileNode>>::new());
+            let (mut again, mut anew) = (0, 0);
+            for n in 0..TIMES {
+                // Mostly few are had at a time, so that the last one goes often.
+                if had.len() < 1 + (n / 64 + worker) % 3 {
+                    let found = names.again(Rev::Head, Oid(1));
+                    again += usize::from(found.is_some());
+                    let file = found.unwrap_or_else(|| {
+                        anew += 1;
+                        let file = tree.lock().unwrap().enter_file(Rev::Head, Oid(1), Tid(1));
+                        names.note(&file);
+                        file
+                    });
+                    assert!(!file.is_gone());
+                    had.push(file);
+                } else if let Some(file) = had.pop() {
+                    let mut tree = tree.lock().unwrap();
+                    assert!(is_known(&tree, &file));
+                    tree.forget(file.id, 1, &mut Vec::new());
+                }
+            }
+            let mut tree = tree.lock().unwrap();
+            had.iter()
+                .for_each(|file| tree.forget(file.id, 1, &mut Vec::new()));
+            (again, anew)
+        };
+        let counts = std::thread::scope(|scope| {
+            let work = &work;
+            let threads: Vec<_> = (0..WORKERS)
+                .map(|worker| scope.spawn(move || work(worker)))
+                .collect();
+            let done = threads.into_iter().map(|thread| thread.join().unwrap());
+            done.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+        });
+        println!("{} without the tree, {} with it", counts.0, counts.1);
+        assert!(counts.0 > 0 && counts.1 > WORKERS);
+        assert_eq!(tree.lock().unwrap().counts().0, 0, "all is forgotten");
+    }
+}

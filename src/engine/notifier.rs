@@ -103,6 +103,11 @@ impl Stores {
         self.queue.lock().expect("a panic aborts")
     }
 
+    /// For who holds all locks.
+    pub(super) fn hold(&self) -> impl Sized {
+        self.lock()
+    }
+
     /// Whether there is room for another block.
     pub(super) fn has_room(&self) -> bool {
         self.lock().bytes <= STORE_QUEUE_BYTES_MAX

@@ -41,6 +41,11 @@ impl Opens {
         self.counted.lock().expect("a panic aborts")
     }
 
+    /// For who holds all locks.
+    pub(super) fn hold(&self) -> impl Sized {
+        self.lock()
+    }
+
     /// One more, of a user if it is not the owner; gives its number.
     ///
     /// # Errors

@@ -30,6 +30,11 @@ impl Presence {
         self.0.lock().expect("a panic aborts")
     }
 
+    /// For who holds all locks.
+    pub(super) fn hold(&self) -> impl Sized {
+        self.lock()
+    }
+
     /// It is opened once more.
     pub(super) fn open(&self) {
         self.lock().count += 1;

@@ -9,6 +9,7 @@
 use super::control::Place;
 use super::killed::Suspects;
 use super::loading::{Delivery, Fetched, Loading, TaskId};
+use super::notes::Notes;
 use super::notifier::Keep;
 use super::probe;
 use super::shared::{Counters, Mailbox, Shared, State, ToControl, ToWorker};
@@ -19,6 +20,7 @@ use crate::base::limit;
 use crate::base::span::KeySet;
 use crate::base::{BlkNo, Fh, NodeId, Oid, Rev, Tid, Unique};
 use crate::fs::cache::Cache;
+use crate::fs::lookup::LookedUp;
 use crate::fs::read::Info;
 use crate::fs::track::{Depends, Note, Trail};
 use crate::fs::tree::{self, FileNode, Node};
@@ -54,7 +56,7 @@ pub struct Links {
     /// Where some of its work is done.
     pub place: Place,
     /// What the history has to know.
-    pub notes: Sender<Note>,
+    pub notes: Notes,
     /// The thread that stores below `@<tid>`.
     pub(super) keeper: Sender<Keep>,
     /// The mount, for notifications that wait for nothing.
@@ -97,6 +99,7 @@ pub struct FileService {
     pub(super) taken: u64,
     pub(super) view: AnyView,
     pub(super) files: FxHashMap<NodeId, Arc<FileNode>>,
+    pub(super) looked_up: LookedUp,
     pub(super) infos: FxHashMap<NodeId, Info>,
     pub(super) cache: Cache<Extent>,
     pub(super) depends: Depends,
@@ -126,6 +129,8 @@ pub struct FileService {
     pub(super) blks: Vec<BlkNo>,
     /// Of each block of a READ where that is met ([`super::upload`]), or nothing.
     pub(super) met: Vec<u64>,
+    /// It noted blocks to be stored for readers to come, and did not find them gone since.
+    pub(super) has_noted: bool,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) fetched: Vec<(Oid, Fetched)>,
     /// What control told it by its own mouth.
@@ -148,6 +153,7 @@ impl FileService {
             taken: 0,
             view,
             files: FxHashMap::default(),
+            looked_up: LookedUp::default(),
             infos: FxHashMap::default(),
             cache,
             depends: Depends::default(),
@@ -168,6 +174,7 @@ impl FileService {
             seen: RefCell::default(),
             blks: Vec::new(),
             met: Vec::new(),
+            has_noted: false,
             deliveries: Vec::new(),
             fetched: Vec::new(),
             own: Vec::new(),
@@ -306,7 +313,7 @@ impl FileService {
 
     /// Tells the history something. Control is woken when there is much of it; else it asks when it needs to know.
     pub(super) fn note(&self, note: Note) {
-        let _ = self.links.notes.send(note); // control outlives the workers
+        self.links.notes.send(note);
         if self.links.notes.len() == limit::NOTES_LOOK {
             self.links.control.send(ToControl::Look);
         }

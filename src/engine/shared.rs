@@ -1,7 +1,6 @@
 //! What all threads of one mount share, and the messages between them.
 //!
-//! Shared is what is read often and changed rarely: names (a lock held for a map operation, on LOOKUP, FORGET
-//! and listing alone), head as shown, counters of each worker. Everything else moves as a message:
+//! Shared is what is read often and changed rarely: names, head as shown, counters of each worker. Everything else moves as a message:
 //!
 //! ```text
 //!   workers --notes--> control          what answers depend on, before they are given
@@ -14,6 +13,24 @@
 //!   workers --OfLink--> control         what clients write and read, and READs that may need a pin; heard by the worker itself
 //!                                       where that is brief and control is at rest ([`super::control::Place`])
 //!   control --LinkRead, LinkWrote, Granted--> workers
+//! ```
+//!
+//! # Locks
+//!
+//! Who answers a request whose names and objects it knows waits for none: `tests/steady` holds them all meanwhile ([`Shared::hold`]).
+//! GETATTR, LOOKUP under head, READ through O_DIRECT and READ of whole blocks below 516 KiB take none either, unless a block waits to be
+//! stored for readers to come. Who takes which, each for a moment:
+//!
+//! ```text
+//!   tree        the first request for a node, LOOKUP below @<tid> and of a name that is new to the worker, FORGET, listing
+//!   states      who takes a newer state
+//!   touches     READ of a part of a block, and who stores the rest of it. Each worker has its own, and others look into them: READs
+//!               of one reader may come to several workers. Tried, never waited for: what is not noted is asked for by readers
+//!   meetings    the same READ by rings, while a reader is met ([`super::upload`]). Tried too
+//!   stores      who stores a block for readers to come
+//!   kept        OPEN below @<tid>
+//!   its place   who told control something, a READ that has to ask for pins too ([`super::control::Place`]). Tried too
+//!   others      OPEN, READ and RELEASE of .wcfs/zurl, .wcfs/debug/zhead and head/watch
 //! ```
 //!
 //! # When has a worker passed?
@@ -39,7 +56,7 @@ use crate::fs::touch::{Meetings, Touches};
 use crate::fs::tree::Tree;
 use crate::kernel::proc::Waker;
 use crate::store::any::AnyView;
-use crate::store::remote::{Came, Health, Link};
+use crate::store::remote::{Came, Link};
 use crate::wire::fuse::notify::RetrieveId;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -74,7 +91,7 @@ pub struct Shared {
     /// Number of the newest state.
     newest: AtomicU64,
     /// The latest states, the newest last.
-    states: Mutex<States>,
+    pub(super) states: Mutex<States>,
     /// Where the clock of all workers begins.
     pub(super) began: Instant,
     /// What each worker answers from.
@@ -86,6 +103,8 @@ pub struct Shared {
     /// Blocks each worker noted; see [`Self::touches`].
     touches: Vec<Notes>,
     meetings: Mutex<Meetings>,
+    /// Somebody is met, or about to be; see [`Self::meet`].
+    is_met: AtomicBool,
     /// `.wcfs/zurl`
     pub zurl: String,
     /// `.wcfs/pintimeout`
@@ -135,6 +154,9 @@ pub struct Shared {
     /// Where lines go.
     pub log: Log,
 }
+
+/// See [`Shared::own_notes`].
+pub type OwnNotes<'a> = (Option<MutexGuard<'a, Meetings>>, MutexGuard<'a, Touches>);
 
 /// What is held for a moment alone, or not at all.
 fn soon<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
@@ -211,7 +233,7 @@ impl Default for Busy {
 }
 
 #[derive(Debug, Default)]
-struct States {
+pub(super) struct States {
     latest: VecDeque<Arc<State>>,
     /// The database as of the last of them. Views of the others are of no use: who is behind takes all of them, then this. They would hold
     /// on to a file that was packed, and its index.
@@ -276,6 +298,7 @@ impl Shared {
             counters: (0..setup.workers).map(|_| Counters::default()).collect(),
             touches: (0..setup.workers).map(|_| Notes::default()).collect(),
             meetings: Mutex::default(),
+            is_met: AtomicBool::new(false),
             zurl: setup.zurl,
             pintimeout: setup.pintimeout,
             owner: setup.owner,
@@ -312,6 +335,32 @@ impl Shared {
     /// Where readers are met; as [`Self::touches`], and taken before them. Without it pages may be counted twice.
     pub fn meetings(&self) -> Option<MutexGuard<'_, Meetings>> {
         soon(&self.meetings)
+    }
+
+    /// The same for who is about to meet a reader. It is known before he looks at anybody's notes: so whoever holds his own and sees
+    /// nobody met notes what the other one will find.
+    pub fn meet(&self) -> Option<MutexGuard<'_, Meetings>> {
+        let meetings = self.meetings()?;
+        self.is_met.store(true, Ordering::SeqCst);
+        Some(meetings)
+    }
+
+    /// Notes of a worker, for itself; and where readers are met, if any may be. What is noted and what is met are one then: nobody takes a
+    /// piece in between.
+    pub fn own_notes(&self, worker: usize, may_meet: bool) -> Option<OwnNotes<'_>> {
+        let touches = self.touches(worker)?;
+        if !may_meet || !self.is_met.load(Ordering::SeqCst) {
+            return Some((None, touches));
+        }
+        drop(touches); // they are taken after that
+        let meetings = self.meetings();
+        Some((meetings, self.touches(worker)?))
+    }
+
+    /// Lets go of meetings that are over.
+    pub fn settle(&self, meetings: &mut MutexGuard<'_, Meetings>) {
+        meetings.settle(self.began.elapsed());
+        self.is_met.store(!meetings.is_empty(), Ordering::SeqCst);
     }
 
     /// Names and nodes; held for one operation on them, never across anything that waits.
@@ -438,7 +487,7 @@ impl Shared {
         true
     }
 
-    fn sum(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> u64 {
+    pub(super) fn sum(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> u64 {
         self.counters
             .iter()
             .map(|c| counter(c).load(Ordering::Relaxed))
@@ -448,76 +497,6 @@ impl Shared {
     /// Requests of all workers so far.
     pub fn requests(&self) -> u64 {
         self.sum(|c| &c.requests)
-    }
-
-    /// `.wcfs/stats`: the names its readers know first, ours behind; capitals are gauges. Who reads it wants to know that nothing
-    /// hangs: it takes every lock once, each for a moment.
-    pub fn stats(&self) -> String {
-        drop(self.states.lock());
-        drop(self.kept.lock());
-        let (files, revs) = self.tree().counts();
-        let count = |n: usize| n as u64;
-        let [links, watches, pinned, pins, kills, inherited] = self.isolation.all();
-        let lines = [
-            ("BigFile", count(files)),
-            ("RevHead", count(revs)),
-            ("ZHeadLink", count(self.zhead.count())),
-            ("WatchLink", links),
-            ("Watch", watches),
-            ("PinnedBlk", pinned),
-            ("pin", pins),
-            ("pinkill", kills),
-            ("fuse_request", self.sum(|c| &c.requests)),
-            ("fuse_read", self.sum(|c| &c.reads)),
-            ("fuse_read_bytes", self.sum(|c| &c.read_bytes)),
-            ("fuse_error", self.sum(|c| &c.errors)),
-            ("load", self.sum(|c| &c.loads)),
-            ("load_place", self.sum(|c| &c.places)),
-            ("load_wait", self.sum(|c| &c.waits)),
-            ("store", self.sum(|c| &c.stores)),
-            ("inherited", inherited),
-            ("wayout", self.ways_out.load(Ordering::Relaxed)),
-            ("shorter", self.shortened.load(Ordering::Relaxed)),
-            ("size_untold", self.sizes_untold.load(Ordering::Relaxed)),
-            ("decode_rejected", self.sum(|c| &c.rejected)),
-            ("keep", self.kept_blocks.load(Ordering::Relaxed)),
-            ("keep_late", self.kept_late.load(Ordering::Relaxed)),
-            (
-                "CommitsWaiting",
-                count(self.commits_waiting.load(Ordering::Relaxed)),
-            ),
-            // 1 plain, 2 dev, 3 uring.
-            ("Transport", self.transport.load(Ordering::Relaxed)),
-            // Whether the kernel gives pages back that can be used: 0 not known yet, 1 yes, 2 no.
-            ("Retrieve", self.probe.shown()),
-            // 1 when all of head is EIO; 1 while the database cannot be followed; where its file goes on with no transaction, or 0.
-            ("Failed", self.failed.load(Ordering::Relaxed).into()),
-            (
-                "Troubled",
-                self.standstill.troubled.load(Ordering::Relaxed).into(),
-            ),
-            (
-                "TailFault",
-                self.standstill.tail_fault.load(Ordering::Relaxed),
-            ),
-            // For how many ms these threads have been at one thing, or have not answered.
-            ("ControlBusy", self.control.late_ms()),
-            ("NotifyBusy", self.notifier.late_ms()),
-        ];
-        // Of a server alone: 0 frozen, 1 catching up, 2 serving; and how often it was connected to.
-        let upstream = self.upstream.iter().flat_map(|link| {
-            let health = match link.health() {
-                Health::Frozen => 0,
-                Health::CatchingUp => 1,
-                Health::Serving => 2,
-            };
-            [("Upstream", health), ("connect", link.connections())]
-        });
-        lines
-            .into_iter()
-            .chain(upstream)
-            .map(|(name, value)| format!("{name}\t: {value}\n"))
-            .collect()
     }
 }
 

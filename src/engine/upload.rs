@@ -52,26 +52,30 @@ impl FileService {
         if !blksize.is_multiple_of(4096) || blksize > limit::UPLOAD_BYTES_MAX {
             return;
         }
-        // What is noted and what is met are one: nobody takes a piece in between.
         // What a server sends is kept by the worker that asked: another one would ask again.
-        let is_met = blksize >= MET_BYTES && self.shared.has_rings() && !self.view.is_remote();
-        let mut meetings = is_met.then(|| self.shared.meetings()).flatten();
-        let Some(mut touches) = self.shared.touches(self.index) else {
+        let may_meet = blksize >= MET_BYTES && self.shared.has_rings() && !self.view.is_remote();
+        let is_whole = off.is_multiple_of(blksize) && (len as u64).is_multiple_of(blksize);
+        if is_whole && !may_meet && !self.has_noted {
+            return;
+        }
+        let Some((mut meetings, mut touches)) = self.shared.own_notes(self.index, may_meet) else {
             return;
         };
         let mut told = None;
         for piece in read::pieces(blksize, off, len) {
             let (blk, end) = (piece.blk, piece.off + piece.len as u64);
-            let Some(meetings) = &mut meetings else {
-                touches.note(file.id, blk, piece.off, end, blksize);
-                continue;
-            };
             let span = (piece.off, end, blksize);
             let place = (file.id, blk);
             let clock = || self.began.elapsed();
-            let (met, in_order) = meetings.note(&mut touches, place, self.taken, span, clock);
+            let (met, in_order) = match &mut meetings {
+                Some(meetings) => meetings.note(&mut touches, place, self.taken, span, clock),
+                None => (
+                    u64::MAX,
+                    touches.note(file.id, blk, piece.off, end, blksize),
+                ),
+            };
             self.met.push(met);
-            if !in_order {
+            if !in_order || !may_meet {
                 continue;
             }
             let Some(idle) = self.shared.idle_beside(self.index) else {
@@ -93,7 +97,12 @@ impl FileService {
             };
             told = Some((idle, on));
         }
+        if let Some(meetings) = &mut meetings {
+            self.shared.settle(meetings);
+        }
+        let has_noted = !touches.is_empty();
         drop((touches, meetings));
+        self.has_noted |= has_noted;
         if let Some((idle, on)) = told {
             self.links.workers[idle].send(ToWorker::ReadOn(on));
         }
@@ -105,17 +114,18 @@ impl FileService {
         if is_wanted || on.state != self.taken || !self.shared.stores.has_room() {
             return;
         }
-        let Some(mut meetings) = self.shared.meetings() else {
+        let Some(mut meetings) = self.shared.meet() else {
             return;
         };
         let Some(mut touches) = self.shared.touches(on.reader) else {
-            return;
+            return self.shared.settle(&mut meetings);
         };
         self.join_notes(&mut touches, on.reader, (on.node, on.blk));
         let piece = touches.take_last(on.node, on.blk, on.len);
         if let Some(piece) = &piece {
             meetings.store(on.node, on.blk, on.state, piece.start);
         }
+        self.shared.settle(&mut meetings);
         drop((touches, meetings));
         let Some(piece) = piece else {
             return;
@@ -162,7 +172,7 @@ impl FileService {
 
     /// Stores a block when nobody has asked for anything for a while; tells when to look again.
     pub(super) fn store_when_idle(&mut self, port: &mut Port) -> Option<Duration> {
-        if !self.has_touches() {
+        if !self.has_noted {
             return None;
         }
         // Readers may be busy with another worker: storing now would be in their way.
@@ -175,11 +185,8 @@ impl FileService {
             return Some(left);
         }
         self.store_one(port);
-        Some(if self.has_touches() {
-            Duration::ZERO
-        } else {
-            IDLE
-        })
+        self.has_noted = self.has_touches();
+        self.has_noted.then_some(Duration::ZERO)
     }
 
     fn has_touches(&self) -> bool {

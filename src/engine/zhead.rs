@@ -40,6 +40,11 @@ impl Zhead {
         self.0.lock().expect("a panic aborts")
     }
 
+    /// For who holds all locks.
+    pub(super) fn hold(&self) -> impl Sized {
+        self.lock()
+    }
+
     /// Opens of it.
     pub(super) fn count(&self) -> usize {
         self.lock().lines.len()

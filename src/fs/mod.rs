@@ -1,6 +1,6 @@
 //! What a path means: names, attributes, views, and what a commit does to them. Pure.
 //!
-//! `name` reads names, `tree` holds nodes, `attr` what stat shows, `errno` the one table from refusals to errno,
+//! `name` reads names, `tree` holds nodes, `file` is that of a big file, `lookup` what a worker remembers of these, `attr` what stat shows, `errno` the one table from refusals to errno,
 //! `cache` the objects at hand and `revision` which states they are right for, `track` what an answer was made from, `read` a
 //! READ in terms of blocks, `touch` which blocks deserve a store, `advance` the order of things when head moves, `history` what
 //! each transaction changes of all that is cached, `states` what it was told for that, `kept` the old pages, `pagecache` how they are known again.
@@ -11,8 +11,10 @@ pub mod advance;
 pub mod attr;
 pub mod cache;
 pub mod errno;
+mod file;
 pub mod history;
 pub mod kept;
+pub mod lookup;
 pub mod name;
 pub mod pagecache;
 pub mod past;

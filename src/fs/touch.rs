@@ -269,6 +269,17 @@ impl Meetings {
         }
     }
 
+    /// Lets go of those that READs under way have nothing to look for in any more.
+    pub fn settle(&mut self, now: Duration) {
+        let is_late = |over: Duration| now.saturating_sub(over) >= LATE;
+        self.last.retain(|m| !m.over.is_some_and(is_late));
+    }
+
+    /// Whether nobody is met.
+    pub fn is_empty(&self) -> bool {
+        self.last.is_empty()
+    }
+
     fn find(&self, node: NodeId, blk: BlkNo) -> Option<usize> {
         let mut last = self.last.iter();
         last.rposition(|m| m.blk == blk && m.node == node)

@@ -10,14 +10,14 @@
 //! asked to let go of those that nobody uses.
 //!
 //! A `Tree` is one value for the whole daemon, changed by LOOKUP and FORGET only: requests for a known node
-//! go by their worker's own copy of [`Node`].
+//! go by their worker's own copy of [`Node`], and so does a LOOKUP of a known name of head ([`super::lookup`]).
 
-use crate::base::{BlkNo, BlkSize, NodeId, Oid, Rev, Tid, limit};
+pub use super::file::FileNode;
+use super::file::left;
+use crate::base::{NodeId, Oid, Rev, Tid, limit};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Ids of the fixed nodes.
 pub mod fixed {
@@ -44,121 +44,6 @@ pub mod fixed {
     pub const WATCH: NodeId = NodeId(11);
     /// First id of nodes that come and go.
     pub const FIRST_FREE: u64 = 64;
-}
-
-/// A big file in one view.
-#[derive(Debug)]
-pub struct FileNode {
-    /// Its node.
-    pub id: NodeId,
-    /// The view.
-    pub rev: Rev,
-    /// The ZBigFile.
-    pub oid: Oid,
-    /// Approximate last change, as shown by stat: 0 until known.
-    mtime: AtomicU64,
-    /// Bytes of a block, as they were when it was looked up last; 0 before that.
-    blksize: AtomicU64,
-    /// Bytes, of a file below `@<tid>`: 0 until the kernel is told.
-    size: AtomicU64,
-    /// Bytes that the kernel is told of at most, of a file below head: see [`FileNode::limit`].
-    size_max: AtomicU64,
-    /// It became shorter since the kernel knows it: there may be pages of zeros behind its end.
-    has_shrunk: AtomicBool,
-    /// Somebody sees it as of this state, nobody as of an older one; [`UNWATCHED`] if nobody watches.
-    watched: AtomicU64,
-    /// The ZBigFile itself changed under head: this node answers EIO, the name leads to a new one. Or the kernel forgot it.
-    gone: AtomicBool,
-}
-
-/// No bound.
-const UNLIMITED: u64 = u64::MAX;
-/// No tid.
-const UNWATCHED: u64 = u64::MAX;
-
-impl FileNode {
-    /// The transaction that stat shows as last change, once known.
-    pub fn mtime(&self) -> Option<Tid> {
-        Some(Tid(self.mtime.load(Ordering::Relaxed))).filter(|&t| t != Tid::ZERO)
-    }
-
-    /// Notes a change; an older one than known is not news.
-    pub fn changed_at(&self, tid: Tid) {
-        self.mtime.fetch_max(tid.0, Ordering::Relaxed);
-    }
-
-    /// Its blocks have so many bytes.
-    pub fn told_blksize(&self, blksize: BlkSize) {
-        self.blksize.store(blksize.0, Ordering::Relaxed);
-    }
-
-    /// The block that a byte is in; the first while nobody has told how long they are.
-    pub fn blk_at(&self, off: u64) -> BlkNo {
-        let blksize = self.blksize.load(Ordering::Relaxed);
-        BlkNo(off.checked_div(blksize).unwrap_or(0))
-    }
-
-    /// Bytes of a file below `@<tid>`, which never change; 0 until the kernel is told.
-    pub fn size(&self) -> u64 {
-        self.size.load(Ordering::Acquire)
-    }
-
-    /// The kernel is being told how long this file below `@<tid>` is.
-    pub fn told_size(&self, size: u64) {
-        self.size.store(size, Ordering::Release);
-    }
-
-    /// The bytes that the kernel is told of, of so many: see [`Self::limit`].
-    pub fn tell_size(&self, size: u64) -> u64 {
-        size.min(self.size_max.load(Ordering::SeqCst))
-    }
-
-    /// From now on the kernel is told of no more bytes than these, whatever view an answer is made of.
-    pub fn limit(&self, size: u64) {
-        self.size_max.store(size, Ordering::SeqCst);
-    }
-
-    /// The same, if it is told of more now.
-    pub fn limit_more(&self, size: u64) {
-        self.size_max.fetch_min(size, Ordering::SeqCst);
-    }
-
-    /// From now on it is told how long the file is.
-    pub fn let_size(&self) {
-        self.limit(UNLIMITED);
-    }
-
-    /// Whether the kernel may be told that the file reaches up to `end`.
-    pub fn may_reach(&self, end: u64) -> bool {
-        self.tell_size(end) == end
-    }
-
-    /// The file becomes shorter.
-    pub fn shrinks(&self) {
-        self.has_shrunk.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether it did.
-    pub fn has_shrunk(&self) -> bool {
-        self.has_shrunk.load(Ordering::SeqCst)
-    }
-
-    /// What changed after this has to be asked for before it is shown, if there is such a state.
-    pub fn watched(&self) -> Option<Tid> {
-        Some(Tid(self.watched.load(Ordering::SeqCst))).filter(|&tid| tid != Tid(UNWATCHED))
-    }
-
-    /// Whether the node outlived its ZBigFile, or the kernel forgot it: then nothing that is read of it matters.
-    pub fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
-    }
-}
-
-/// The path of a file in the mount, as the log names it.
-impl fmt::Display for FileNode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "/{}/bigfile/{}", self.rev, self.oid)
-    }
 }
 
 /// What a node is.
@@ -232,8 +117,26 @@ pub struct Listed {
 #[derive(Debug)]
 struct Known {
     node: Node,
-    /// Look-ups the kernel has not forgotten.
+    /// Look-ups the kernel has not forgotten, but of a file, which counts its own.
     lookups: u64,
+}
+
+impl Known {
+    fn count_lookup(&mut self) {
+        match &self.node {
+            Node::File(file) => file.count_lookup(),
+            _ => self.lookups += 1,
+        }
+    }
+
+    /// The kernel forgot so many; how many are left.
+    fn forget(&mut self, count: u64) -> u64 {
+        if let Node::File(file) = &self.node {
+            return file.forget(count);
+        }
+        self.lookups = left(self.lookups, count);
+        self.lookups
+    }
 }
 
 /// The nodes of `@<tid>`. A node exists while the kernel knows it or something below it.
@@ -285,7 +188,7 @@ impl Tree {
         self.known
             .get_mut(&id)
             .expect("ids in the tables are known")
-            .lookups += 1;
+            .count_lookup();
     }
 
     fn rev_nodes(&mut self, tid: Tid) -> &mut RevNodes {
@@ -350,22 +253,11 @@ impl Tree {
         let id = match self.files.get(&(rev, oid)) {
             Some(&id) => id,
             None => {
-                let watched = self.watched.get(&oid).filter(|_| rev == Rev::Head);
-                let watched = watched.map_or(UNWATCHED, |at| at.0);
+                let watched = self.watched.get(&oid).filter(|_| rev == Rev::Head).copied();
                 let id = self.add(|id| {
-                    let mtime = AtomicU64::new(mtime.0);
-                    Node::File(Arc::new(FileNode {
-                        id,
-                        rev,
-                        oid,
-                        mtime,
-                        blksize: 0.into(),
-                        size: 0.into(),
-                        size_max: UNLIMITED.into(),
-                        has_shrunk: false.into(),
-                        watched: watched.into(),
-                        gone: false.into(),
-                    }))
+                    let file = FileNode::new(id, (rev, oid), mtime);
+                    file.watch(watched);
+                    Node::File(Arc::new(file))
                 });
                 self.files.insert((rev, oid), id);
                 if let Rev::At(tid) = rev {
@@ -388,8 +280,7 @@ impl Tree {
             None => self.watched.remove(&oid),
         };
         if let Some(file) = self.file(Rev::Head, oid) {
-            let at = after.map_or(UNWATCHED, |at| at.0);
-            file.watched.store(at, Ordering::SeqCst);
+            file.watch(after);
         }
     }
 
@@ -413,7 +304,7 @@ impl Tree {
     pub fn retire(&mut self, oid: Oid, node: NodeId) -> Option<Arc<FileNode>> {
         let file = self.file(Rev::Head, oid).filter(|file| file.id == node)?;
         self.files.remove(&(Rev::Head, oid));
-        file.gone.store(true, Ordering::Release);
+        file.go();
         Some(file)
     }
 
@@ -443,7 +334,7 @@ impl Tree {
             });
         let files: Vec<_> = files.collect();
         for file in &files {
-            file.gone.store(true, Ordering::Release);
+            file.go();
         }
         files
     }
@@ -464,19 +355,14 @@ impl Tree {
         let Some(known) = self.known.get_mut(&id) else {
             return;
         };
-        debug_assert!(
-            known.lookups >= count,
-            "the kernel forgot more than it was told"
-        );
-        known.lookups = known.lookups.saturating_sub(count);
-        if known.lookups > 0 {
+        if known.forget(count) > 0 {
             return;
         }
         match &known.node {
             Node::File(file) => {
                 let key = (file.rev, file.oid);
                 // A worker that has not heard of it may have something of it under way.
-                file.gone.store(true, Ordering::Release);
+                file.go();
                 self.known.remove(&id);
                 dropped.push(id);
                 if self.files.get(&key) == Some(&id) {

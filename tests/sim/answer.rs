@@ -221,11 +221,15 @@ impl Worker {
             Some(&Kept::Object(_, serial)) => serial,
             other => unreachable!("a big file that is {other:?}"),
         };
-        let file = shared.tree.enter_file(task.rev, oid, serial);
+        let file = match self.looked_up.again(task.rev, oid) {
+            Some(file) => file,
+            None => shared.tree.enter_file(task.rev, oid, serial),
+        };
         if !self.infos.contains_key(&file.id) {
             self.learn(shared, task, file.id, oid, info)?;
         }
         self.files.insert(file.id, Arc::clone(&file));
+        self.looked_up.note(&file);
         if task.rev != Rev::Head {
             file.told_size(info.size);
         }

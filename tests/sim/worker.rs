@@ -22,6 +22,7 @@ use std::sync::Arc;
 use zring::base::span::KeySet;
 use zring::base::{NodeId, Oid, Rev, Tid};
 use zring::fs::cache::{Cache, Own};
+use zring::fs::lookup::LookedUp;
 use zring::fs::read::Info;
 use zring::fs::touch::Touch;
 use zring::fs::track::{Depends, Note, Trail};
@@ -90,6 +91,7 @@ pub(crate) struct Worker {
     pub(crate) taken: u64,
     pub(crate) cache_bytes: usize,
     pub(crate) files: FxHashMap<NodeId, Arc<FileNode>>,
+    pub(crate) looked_up: LookedUp,
     pub(crate) infos: FxHashMap<NodeId, Info>,
     pub(crate) cache: Cache<Extent>,
     pub(crate) depends: Depends,
@@ -122,6 +124,7 @@ impl Worker {
             taken: 0,
             cache_bytes,
             files: FxHashMap::default(),
+            looked_up: LookedUp::default(),
             infos: FxHashMap::default(),
             cache: Cache::new(at, cache_bytes, cache_bytes),
             depends: Depends::default(),
@@ -338,7 +341,9 @@ impl Worker {
             ToWorker::Granted(unique, granted) => self.granted(shared, unique, granted),
             ToWorker::Forgotten(ids) => {
                 for id in ids.iter() {
-                    self.files.remove(id);
+                    if let Some(file) = self.files.remove(id) {
+                        self.looked_up.forget(&file);
+                    }
                     self.infos.remove(id);
                     self.depends.forget(*id);
                     self.noted.remove(id);
