@@ -29,13 +29,14 @@ use super::opens::Opens;
 use super::presence::Presence;
 use super::probe::Probe;
 use super::pulse::Pulse;
-use super::upload::ReadOn;
 use super::zhead::Zhead;
 use crate::base::limit;
 use crate::base::{NodeId, Oid, Tid, Unique};
+use crate::fs::advance::Drop;
 use crate::fs::attr::Owner;
 use crate::fs::kept::Kept;
-use crate::fs::touch::{Meetings, Touches};
+use crate::fs::meeting::{Gone, Meetings, ReadOn};
+use crate::fs::touch::Touches;
 use crate::fs::tree::Tree;
 use crate::kernel::proc::Waker;
 use crate::store::any::AnyView;
@@ -312,6 +313,26 @@ impl Shared {
     /// Where readers are met; as [`Self::touches`], and taken before them. Without it pages may be counted twice.
     pub fn meetings(&self) -> Option<MutexGuard<'_, Meetings>> {
         soon(&self.meetings)
+    }
+
+    /// As [`Self::touches`], for what must not be lost: a piece that was taken would be so for ever. Nobody who has them waits.
+    pub fn touches_held(&self, worker: usize) -> MutexGuard<'_, Touches> {
+        self.touches[worker].0.lock().expect("a panic aborts")
+    }
+
+    /// As [`Self::meetings`], likewise.
+    pub fn meetings_held(&self) -> MutexGuard<'_, Meetings> {
+        self.meetings.lock().expect("a panic aborts")
+    }
+
+    /// Pages are about to be dropped: what is noted of their blocks is over.
+    pub fn let_notes_go(&self, drops: &[Drop]) {
+        let gone = Gone::new(drops);
+        let is_gone = |place, len| gone.has(place, len);
+        self.meetings_held().let_go(is_gone);
+        for worker in 0..self.touches.len() {
+            self.touches_held(worker).let_go(is_gone);
+        }
     }
 
     /// Names and nodes; held for one operation on them, never across anything that waits.

@@ -32,6 +32,9 @@ mod mutant;
 mod notifier;
 mod rng;
 mod shared;
+mod store;
+mod tally;
+mod upload;
 mod views;
 mod watching;
 mod worker;
@@ -162,6 +165,16 @@ mistakes! {
     finds_a_cache_kept: CacheKept, [What::Torn];
     finds_infos_kept: InfoKept, [What::Torn];
     finds_drops_that_do_not_wait: InvalDoesNotWait, [What::Stale];
+    finds_what_was_taken_lost: NotGivenBack, [What::Unfinished];
+    finds_reads_met_before_anything_is_stored: MetAtTaking, [What::NotKept];
+    finds_what_was_read_counted_again: CountedAgain, [What::NotKept];
+    finds_what_is_met_counted_again: MetCounted, [What::NotKept];
+    finds_what_is_taken_not_noted: NotedUntilTaken, [What::Again];
+    finds_late_reads_that_are_first_touches: LateTouches, [What::Again];
+    finds_a_piece_not_remembered: PieceForgotten, [What::Again];
+    finds_stores_tried_again_for_ever: TriedAgain, [What::Stuck];
+    finds_notes_that_outlive_a_change: NotesOutlive, [What::NotKept];
+    finds_direct_reads_noted: DirectNoted, [What::Unfinished, What::NotKept];
 }
 
 mistakes! {
