@@ -193,7 +193,11 @@ pub fn apart(span: Range<u64>, others: &[Range<u64>]) -> impl Iterator<Item = Ra
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::single_range_in_vec_init,
+        reason = "tests"
+    )]
     use super::*;
     use crate::base::{BlkNo, NodeId};
     use crate::fs::touch::Sizes;

@@ -391,7 +391,11 @@ impl Touches {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::single_range_in_vec_init,
+        reason = "tests"
+    )]
     use super::*;
 
     const LEFT: u64 = Sizes::MOUNT.left;

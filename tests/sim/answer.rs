@@ -282,7 +282,7 @@ impl Worker {
             return Ok(None);
         }
         let others = match is_direct && !shared.is(Mutant::DirectNoted) {
-            true => vec![0..u64::MAX],
+            true => Vec::from([0..u64::MAX]),
             false => self.note_touch(shared, file, &info, off, len),
         };
         let request = task.held.as_ref().expect("a READ is held");

@@ -173,7 +173,6 @@ mistakes! {
     finds_late_reads_that_are_first_touches: LateTouches, [What::Again];
     finds_a_piece_not_remembered: PieceForgotten, [What::Again];
     finds_stores_tried_again_for_ever: TriedAgain, [What::Stuck];
-    finds_notes_that_outlive_a_change: NotesOutlive, [What::NotKept];
     finds_direct_reads_noted: DirectNoted, [What::Unfinished, What::NotKept];
 }
 
@@ -198,6 +197,12 @@ mistakes! {
 #[test]
 fn finds_notes_behind_the_look_at_watched() {
     is_found(Rules::with(Mutant::NotedAfterWatched), 5000, &[What::View]);
+}
+
+/// Rare: what was dropped has to be read again just when the rest of its block is there.
+#[test]
+fn finds_notes_that_outlive_a_change() {
+    is_found(Rules::alone(Mutant::NotesOutlive), 20_000, &[What::NotKept]);
 }
 
 /// Rare: a hole of a file that was shorter where it is kept for, and somebody opens it there.
