@@ -199,10 +199,12 @@ fn finds_notes_behind_the_look_at_watched() {
     is_found(Rules::with(Mutant::NotedAfterWatched), 5000, &[What::View]);
 }
 
-/// Rare: what was dropped has to be read again just when the rest of its block is there.
+/// Rare: what was dropped has to be read again just when the rest of its block is there. From some seeds it is not found in 8000 worlds.
 #[test]
 fn finds_notes_that_outlive_a_change() {
-    is_found(Rules::alone(Mutant::NotesOutlive), 20_000, &[What::NotKept]);
+    let rules = Rules::alone(Mutant::NotesOutlive);
+    let is_found = |seed| matches!(run(seed, rules), Err(b) if b.what == What::NotKept);
+    assert!((1..1500).any(is_found));
 }
 
 /// Rare: a hole of a file that was shorter where it is kept for, and somebody opens it there.
