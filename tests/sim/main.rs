@@ -201,7 +201,6 @@ fn finds_notes_behind_the_look_at_watched() {
 
 /// Rare: what was dropped has to be read again just when the rest of its block is there. From some seeds it is not found in 8000 worlds.
 #[test]
-#[ignore = "not found from every seed: see RECORD.md"]
 fn finds_notes_that_outlive_a_change() {
     let rules = Rules::alone(Mutant::NotesOutlive);
     let is_found = |seed| matches!(run(seed, rules), Err(b) if b.what == What::NotKept);
