@@ -9,12 +9,13 @@ use super::notifier::Store;
 use super::serve::FileService;
 use super::shared::{Counters, ToControl};
 use super::task::{self, Extent, Failure, Job, Look, Task};
-use super::upload::ReadOn;
+use super::upload::Of;
 use crate::base::limit;
 use crate::base::span::KeySet;
 use crate::base::{BlkNo, NodeId, Oid, Rev, Tid};
 use crate::fs::cache::Kept;
 use crate::fs::errno;
+use crate::fs::meeting;
 use crate::fs::pagecache::{self, PAGE};
 use crate::fs::read::{self, Info};
 use crate::fs::track::{Looked, Note, range_of};
@@ -110,7 +111,7 @@ impl FileService {
                 len,
                 is_direct,
             } => self.step_read(port, task, file, (*off, *len), *is_direct),
-            Job::Store { file, ranges, then } => self.step_store(task, file, ranges, *then),
+            Job::Store { file, ranges, of } => self.step_store(task, file, ranges, *of),
         };
         found.unwrap_or_else(|failure| {
             let errno = match (&failure, &task.job) {
@@ -208,8 +209,15 @@ impl FileService {
     }
 
     /// Notes what an answer depends on, before it is given (READ 5): the leaves and blocks of the trail, and what pages of
-    /// them are given away. `spans` are the bytes that the trail is of, and where they begin in the file.
-    fn track(&mut self, file: &FileNode, info: &Info, spans: &[(u64, &[u8])]) {
+    /// them are given away. `spans` are the bytes that the trail is of, and where they begin in the file; `others` those that are
+    /// counted already.
+    fn track(
+        &mut self,
+        file: &FileNode,
+        info: &Info,
+        spans: &[(u64, &[u8])],
+        others: &[Range<u64>],
+    ) {
         if file.rev != Rev::Head || file.is_gone() {
             return; // what is gone was dropped, and its pages are not those of the node that follows it
         }
@@ -227,15 +235,17 @@ impl FileService {
             let pieces = read::pieces(blksize, off, data.len());
             pieces.map(move |piece| (piece, &data[piece.at..][..piece.len]))
         });
-        let met = self.met.iter().copied().chain(std::iter::repeat(u64::MAX));
-        for (((piece, data), &Looked { blk, value }), met) in pieces.zip(&trail.blocks).zip(met) {
+        for ((piece, data), &Looked { blk, value }) in pieces.zip(&trail.blocks) {
             debug_assert_eq!(piece.blk, blk);
-            let seen = if is_summed && piece.off.is_multiple_of(PAGE as u64) {
-                let own = usize::try_from(met.saturating_sub(piece.off)).unwrap_or(usize::MAX);
-                pagecache::seen(piece.off / PAGE as u64, &data[..own.min(data.len())])
-            } else {
-                Seen::default()
-            };
+            let (mut seen, base) = (Seen::default(), blk.0 * blksize);
+            if is_summed && piece.off.is_multiple_of(PAGE as u64) {
+                let from = base + piece.off;
+                let at = |pos: u64| usize::try_from(pos - from).expect("within the piece");
+                for own in meeting::apart(from..from + data.len() as u64, others) {
+                    let first = (own.start - base) / PAGE as u64;
+                    seen.add(pagecache::seen(first, &data[at(own.start)..at(own.end)]));
+                }
+            }
             self.note(Note::Block {
                 oid,
                 blk,
@@ -337,15 +347,16 @@ impl FileService {
         }
         if is_direct {
             // Nobody knows which of it goes into the page cache: nothing is counted.
-            self.met
-                .extend(read::pieces(info.file.blksize.0, off, len).map(|_| 0));
+            self.others.push(0..u64::MAX);
         } else {
             self.note_touch(file, &info, off, len);
         }
         let held = task.held.as_ref().expect("a READ is held");
         let out = &port.body(held)[..len];
-        self.track(file, &info, &[(off, out)]);
-        self.met.clear();
+        let others = std::mem::take(&mut self.others);
+        self.track(file, &info, &[(off, out)], &others);
+        self.others = others;
+        self.others.clear();
         if len < asked && file.rev == Rev::Head {
             let blksize = info.file.blksize.0;
             let end = (off + asked as u64 - 1).min(i64::MAX.unsigned_abs());
@@ -384,7 +395,7 @@ impl FileService {
         task: &Task,
         file: &Arc<FileNode>,
         ranges: &[Range<u64>],
-        then: Option<ReadOn>,
+        of: Of,
     ) -> Result<Option<Result<usize, i32>>, Failure> {
         let Some(info) = self.info(task, file.oid, file.id)? else {
             return Ok(None);
@@ -400,6 +411,7 @@ impl FileService {
                 && (edge(range.end) || range.end == info.size)
         };
         if !ranges.iter().all(is_whole) {
+            self.give_up(of);
             return Ok(Some(Ok(0)));
         }
         // One buffer for all ranges of the block: one for each could be many times what is stored.
@@ -424,7 +436,9 @@ impl FileService {
             return Ok(None);
         }
         let span = |range: &Range<u64>| (range.start, &data[at(range.start)..at(range.end)]);
-        self.track(file, &info, &ranges.iter().map(span).collect::<Vec<_>>());
+        let spans: Vec<_> = ranges.iter().map(span).collect();
+        let others = self.settle_taken(&info, of);
+        self.track(file, &info, &spans, &others);
         let data = buffer::freeze(data, at(end));
         let wanted = |range: &Range<u64>| at(range.end) - at(range.start);
         let is_sparse = ranges.iter().map(wanted).sum::<usize>() * 2 < data.len();
@@ -443,7 +457,7 @@ impl FileService {
         let len = usize::try_from(end - base).unwrap_or(usize::MAX);
         let blks = self.unpinned(task, file, &info, (base, len));
         if blks.is_empty() {
-            self.store_pages(pages, then);
+            self.store_pages(pages, of.then);
         } else {
             self.store_pinned(file, pages, blks);
         }
@@ -451,6 +465,9 @@ impl FileService {
     }
 
     fn finish(&mut self, port: &mut Port, task: Task, outcome: Result<usize, i32>) {
+        if let (Job::Store { of, .. }, Err(_)) = (&task.job, outcome) {
+            self.give_up(*of);
+        }
         let Some(held) = task.held else { return };
         match (task.job, outcome) {
             (

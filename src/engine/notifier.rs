@@ -12,11 +12,11 @@
 //! notifier takes back the stores of what it drops, and waits for the one under way if that is one of them.
 
 use super::shared::{Mailbox, Shared, ToControl, ToWorker};
-use super::upload::ReadOn;
 use crate::base::limit::{SIZES_DEADLINE_MS, STORE_QUEUE_BYTES_MAX, STORES_MAX};
 use crate::base::{NodeId, Unique};
 use crate::fs::advance::{Drop, Shorter};
 use crate::fs::kept::Piece;
+use crate::fs::meeting::ReadOn;
 use crate::fs::tree::{FileNode, Node, fixed};
 use crate::kernel::asker::{AskError, Asker};
 use crate::kernel::mount::Connection;
@@ -241,6 +241,7 @@ pub(super) fn start(
                 let _beat = withdrawing.notifier.begin();
                 control.send(match told {
                     ToNotifier::Drop(drops, resized) => {
+                        withdrawing.let_notes_go(&drops);
                         withdrawing.stores.withdraw(&drops);
                         match drop_all(&dropping, &withdrawing, &drops) {
                             Ok(()) => {
@@ -251,6 +252,7 @@ pub(super) fn start(
                         }
                     }
                     ToNotifier::Void(drops) => {
+                        withdrawing.let_notes_go(&drops);
                         withdrawing.stores.withdraw(&drops);
                         match drop_all(&dropping, &withdrawing, &drops) {
                             Ok(()) => continue,

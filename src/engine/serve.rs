@@ -37,6 +37,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -127,10 +128,8 @@ pub struct FileService {
     pub(super) seen: RefCell<Vec<Oid>>,
     /// Blocks of the READ at hand that may need pins.
     pub(super) blks: Vec<BlkNo>,
-    /// Of each block of a READ where that is met ([`super::upload`]), or nothing.
-    pub(super) met: Vec<u64>,
-    /// It noted blocks to be stored for readers to come, and did not find them gone since.
-    pub(super) has_noted: bool,
+    /// Bytes of the READ at hand that are counted already ([`crate::fs::meeting`]).
+    pub(super) others: Vec<Range<u64>>,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) fetched: Vec<(Oid, Fetched)>,
     /// What control told it by its own mouth.
@@ -173,8 +172,7 @@ impl FileService {
             wants: Wants::default(),
             seen: RefCell::default(),
             blks: Vec::new(),
-            met: Vec::new(),
-            has_noted: false,
+            others: Vec::new(),
             deliveries: Vec::new(),
             fetched: Vec::new(),
             own: Vec::new(),
@@ -294,6 +292,7 @@ impl FileService {
             self.infos.remove(id);
         }
         let all = self.tasks.iter_mut().flatten();
+        let mut given_back = Vec::new();
         // Where nobody can tell what changed, it may be the whole history, of older states too.
         for task in all.filter(|task| task.rev == Rev::Head || oids.is_none()) {
             match oids {
@@ -305,9 +304,13 @@ impl FileService {
                     task.raws.clear();
                 }
             }
-            if matches!(task.job, Job::Store { .. }) {
+            if let Job::Store { of, .. } = task.job {
                 task.job = Job::Abandoned; // made from a view that is over
+                given_back.push(of);
             }
+        }
+        for of in given_back {
+            self.give_back(of);
         }
     }
 

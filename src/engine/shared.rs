@@ -46,13 +46,14 @@ use super::opens::Opens;
 use super::presence::Presence;
 use super::probe::Probe;
 use super::pulse::Pulse;
-use super::upload::ReadOn;
 use super::zhead::Zhead;
 use crate::base::limit;
 use crate::base::{NodeId, Oid, Tid, Unique};
+use crate::fs::advance::Drop;
 use crate::fs::attr::Owner;
 use crate::fs::kept::Kept;
-use crate::fs::touch::{Meetings, Touches};
+use crate::fs::meeting::{Gone, Meetings, ReadOn};
+use crate::fs::touch::Touches;
 use crate::fs::tree::Tree;
 use crate::kernel::proc::Waker;
 use crate::store::any::AnyView;
@@ -216,7 +217,11 @@ pub const RINGS: u64 = 3;
 /// A cache line of its own too.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Notes(Mutex<Touches>);
+struct Notes {
+    touches: Mutex<Touches>,
+    /// There may be blocks in them to be stored for readers to come.
+    wait: AtomicBool,
+}
 
 /// A worker that answers from no state.
 const IDLE: u64 = u64::MAX;
@@ -329,7 +334,7 @@ impl Shared {
     /// Notes of a worker, for itself, and for another that stores a block. `None` when somebody has them for longer than it takes to
     /// note something: nobody waits for them, a note that is lost costs a store.
     pub fn touches(&self, worker: usize) -> Option<MutexGuard<'_, Touches>> {
-        soon(&self.touches[worker].0)
+        soon(&self.touches[worker].touches)
     }
 
     /// Where readers are met; as [`Self::touches`], and taken before them. Without it pages may be counted twice.
@@ -337,16 +342,8 @@ impl Shared {
         soon(&self.meetings)
     }
 
-    /// The same for who is about to meet a reader. It is known before he looks at anybody's notes: so whoever holds his own and sees
-    /// nobody met notes what the other one will find.
-    pub fn meet(&self) -> Option<MutexGuard<'_, Meetings>> {
-        let meetings = self.meetings()?;
-        self.is_met.store(true, Ordering::SeqCst);
-        Some(meetings)
-    }
-
-    /// Notes of a worker, for itself; and where readers are met, if any may be. What is noted and what is met are one then: nobody takes a
-    /// piece in between.
+    /// Notes of a worker, for itself; and where readers are met, if any are. What is noted and what is met are one then. Where the worker
+    /// has its notes and sees nobody met, it notes what comes before the next meeting: who makes that has these notes too, or none of them.
     pub fn own_notes(&self, worker: usize, may_meet: bool) -> Option<OwnNotes<'_>> {
         let touches = self.touches(worker)?;
         if !may_meet || !self.is_met.load(Ordering::SeqCst) {
@@ -357,10 +354,46 @@ impl Shared {
         Some((meetings, self.touches(worker)?))
     }
 
+    /// Whether blocks may wait in the notes of a worker.
+    pub fn notes_wait(&self, worker: usize) -> bool {
+        self.touches[worker].wait.load(Ordering::SeqCst)
+    }
+
+    /// Says so, by who has these notes.
+    pub fn set_notes_wait(&self, worker: usize, touches: &Touches) {
+        let wait = !touches.is_empty();
+        self.touches[worker].wait.store(wait, Ordering::SeqCst);
+    }
+
+    /// Somebody is met, says who holds the meetings and the notes it was made from.
+    pub fn meet(&self) {
+        self.is_met.store(true, Ordering::SeqCst);
+    }
+
     /// Lets go of meetings that are over.
-    pub fn settle(&self, meetings: &mut MutexGuard<'_, Meetings>) {
-        meetings.settle(self.began.elapsed());
+    pub fn expire(&self, meetings: &mut MutexGuard<'_, Meetings>) {
+        meetings.expire(self.began.elapsed());
         self.is_met.store(!meetings.is_empty(), Ordering::SeqCst);
+    }
+
+    /// As [`Self::touches`], for what must not be lost: a piece that was taken would be so for ever. Nobody who has them waits.
+    pub fn touches_held(&self, worker: usize) -> MutexGuard<'_, Touches> {
+        self.touches[worker].touches.lock().expect("a panic aborts")
+    }
+
+    /// As [`Self::meetings`], likewise.
+    pub fn meetings_held(&self) -> MutexGuard<'_, Meetings> {
+        self.meetings.lock().expect("a panic aborts")
+    }
+
+    /// Pages are about to be dropped: what is noted of their blocks is over.
+    pub fn let_notes_go(&self, drops: &[Drop]) {
+        let gone = Gone::new(drops);
+        let is_gone = |place, len| gone.has(place, len);
+        self.meetings_held().let_go(is_gone);
+        for worker in 0..self.touches.len() {
+            self.touches_held(worker).let_go(is_gone);
+        }
     }
 
     /// Names and nodes; held for one operation on them, never across anything that waits.

@@ -13,7 +13,7 @@
 //! caller has gone: nothing that is delivered can reach another task.
 
 use super::loading::{RawRead, TaskId};
-use super::upload::ReadOn;
+use super::upload::Of;
 use crate::base::limit;
 use crate::base::span::KeySet;
 use crate::base::{BlkNo, NodeId, Oid, Rev, Tid, Unique};
@@ -63,8 +63,8 @@ pub(super) enum Job {
         file: Arc<FileNode>,
         /// Ranges of the file.
         ranges: Vec<Range<u64>>,
-        /// What comes after it.
-        then: Option<ReadOn>,
+        /// What they are of.
+        of: Of,
     },
     /// Nothing any more; only its place is still taken.
     Abandoned,

@@ -87,7 +87,7 @@ fn followed_by(
             "--seed",
             &n.to_string(),
         ]);
-        c.args((n % 2 == 0).then_some("--mmap"));
+        c.args(n.is_multiple_of(2).then_some("--mmap"));
         rig.start(&mut c)
     };
     // Two or more samples in each second, of at least one block, if there are two of them: slow machines are slow, not blind.

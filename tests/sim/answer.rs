@@ -4,13 +4,16 @@ use crate::data::{PAGE, Record};
 use crate::kernel::{Outcome, Request};
 use crate::loading::{Delivery, Load, Purpose};
 use crate::mutant::Mutant;
-use crate::shared::{Shared, Store, What};
+use crate::shared::{Shared, What};
+use crate::store::Store;
+use crate::upload::{Of, mask};
 use crate::worker::{Extent, Job, Task, Wants, Worker};
 use std::ops::Range;
 use std::sync::Arc;
 use zring::base::span::KeySet;
 use zring::base::{BlkNo, NodeId, Oid, Rev};
 use zring::fs::cache::{AtHand, Kept, Own};
+use zring::fs::meeting;
 use zring::fs::read::{self, Info};
 use zring::fs::track::{Looked, Note, Trail, range_of};
 use zring::fs::tree::FileNode;
@@ -68,6 +71,9 @@ impl Worker {
 
     fn step(&mut self, shared: &mut Shared, task: &mut Task) -> Option<Outcome> {
         if task.failed {
+            if let Job::Store { of, ranges, .. } = &task.job {
+                self.give_up(shared, *of, ranges);
+            }
             return Some(Outcome::Failed);
         }
         self.wants.objects.clear();
@@ -78,8 +84,13 @@ impl Worker {
             Job::Abandoned => Ok(Some(Outcome::Failed)),
             Job::Lookup(oid) => self.step_lookup(shared, task, *oid),
             Job::Getattr(file) => self.step_getattr(shared, task, file),
-            Job::Read { file, off, len } => self.step_read(shared, task, file, (*off, *len)),
-            Job::Store { file, ranges } => self.step_store(shared, task, file, ranges),
+            Job::Read {
+                file,
+                off,
+                len,
+                is_direct,
+            } => self.step_read(shared, task, file, (*off, *len), *is_direct),
+            Job::Store { file, ranges, of } => self.step_store(shared, task, file, ranges, *of),
         };
         found.unwrap_or_else(|error| {
             // Every transaction is sound by itself.
@@ -174,7 +185,14 @@ impl Worker {
         self.note(shared, note);
     }
 
-    fn track(&mut self, shared: &mut Shared, file: &FileNode, info: &Info, spans: &[(u64, &[u8])]) {
+    fn track(
+        &mut self,
+        shared: &mut Shared,
+        file: &FileNode,
+        info: &Info,
+        spans: &[(u64, &[u8])],
+        others: &[Range<u64>],
+    ) {
         if file.rev != Rev::Head || file.is_gone() || shared.is(Mutant::NotNoted) {
             return;
         }
@@ -194,11 +212,16 @@ impl Worker {
         });
         for ((piece, data), &Looked { blk, value }) in pieces.zip(&trail.blocks) {
             assert_eq!(piece.blk, blk);
-            let seen = if is_summed && piece.off.is_multiple_of(PAGE as u64) {
-                seen(piece.off / PAGE as u64, data)
-            } else {
-                Seen::default()
-            };
+            let (mut sum, base) = (Seen::default(), blk.0 * blksize);
+            if is_summed && piece.off.is_multiple_of(PAGE as u64) {
+                let from = base + piece.off;
+                let at = |pos: u64| usize::try_from(pos - from).unwrap();
+                for own in meeting::apart(from..from + data.len() as u64, others) {
+                    let first = (own.start - base) / PAGE as u64;
+                    sum.add(seen(first, &data[at(own.start)..at(own.end)]));
+                }
+            }
+            let seen = sum;
             self.note(
                 shared,
                 Note::Block {
@@ -251,6 +274,7 @@ impl Worker {
         task: &Task,
         file: &FileNode,
         (off, asked): (u64, usize),
+        is_direct: bool,
     ) -> Stepped {
         let Some(info) = self.info(shared, task, file.oid, file.id)? else {
             return Ok(None);
@@ -261,7 +285,14 @@ impl Worker {
         if !self.fill(task, file.id, &info, off, &mut out)? {
             return Ok(None);
         }
-        self.track(shared, file, &info, &[(off, &out)]);
+        let others = match is_direct && !shared.is(Mutant::DirectNoted) {
+            true => std::iter::once(0..u64::MAX).collect(),
+            false => self.note_touch(shared, file, &info, off, len),
+        };
+        let request = task.held.as_ref().expect("a READ is held");
+        shared.kernel.others.insert(request.unique, mask(&others));
+        let counted = self.counted(shared, (file, off, len), &others);
+        self.track(shared, file, &info, &[(off, &out)], &counted);
         if len < asked && file.rev == Rev::Head && !shared.is(Mutant::BeyondNotNoted) {
             let blksize = info.file.blksize.0;
             let end = off + asked as u64 - 1;
@@ -280,40 +311,31 @@ impl Worker {
         Ok(Some(Outcome::Data(out)))
     }
 
-    pub(crate) fn note_touch(
-        &self,
-        shared: &mut Shared,
-        file: &FileNode,
-        info: &Info,
-        off: u64,
-        len: usize,
-    ) {
-        let blksize = info.file.blksize.0;
-        if !blksize.is_multiple_of(PAGE as u64) || shared.rng.one_in(50) {
-            return; // somebody has them in use
-        }
-        for piece in read::pieces(blksize, off, len) {
-            let end = piece.off + piece.len as u64;
-            let touches = &mut shared.touches[self.index];
-            touches.note(file.id, piece.blk, piece.off, end, blksize);
-        }
-    }
-
     fn step_store(
         &mut self,
         shared: &mut Shared,
         task: &Task,
         file: &FileNode,
         ranges: &[Range<u64>],
+        of: Of,
     ) -> Stepped {
         let Some(info) = self.info(shared, task, file.oid, file.id)? else {
             return Ok(None);
         };
+        let edge = |at: u64| at.is_multiple_of(PAGE as u64);
+        let is_whole = |range: &Range<u64>| {
+            let ends = edge(range.end) || range.end == info.size;
+            edge(range.start) && range.end <= info.size && ends
+        };
+        if !ranges.iter().all(is_whole) {
+            self.give_up(shared, of, ranges);
+            return Ok(Some(Outcome::Failed));
+        }
         self.trail.clear();
         let mut pages = Vec::new();
         for range in ranges {
             let want = usize::try_from(range.end - range.start).unwrap();
-            let mut data = vec![0xee; read::clip(range.start, want, info.size)];
+            let mut data = vec![0xee; want];
             if self.fill(task, file.id, &info, range.start, &mut data)? {
                 pages.push((range.start, data));
             }
@@ -322,7 +344,13 @@ impl Worker {
             return Ok(None);
         }
         let spans: Vec<_> = pages.iter().map(|(off, data)| (*off, &data[..])).collect();
-        self.track(shared, file, &info, &spans);
+        let others = self.settle_taken(shared, &info, of, ranges);
+        let is_again = shared.is(Mutant::CountedAgain) || shared.is(Mutant::MetAtTaking);
+        let counted = match is_again {
+            true => &[],
+            false => &others[..],
+        };
+        self.track(shared, file, &info, &spans, counted);
         for (off, data) in pages {
             let (node, at) = (file.id, self.at);
             let store = Store::Pages {
@@ -330,6 +358,7 @@ impl Worker {
                 off,
                 data,
                 at,
+                others: mask(&others),
             };
             shared.coming(&store);
             self.watching.made.push(store);

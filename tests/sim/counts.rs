@@ -32,6 +32,14 @@ counts! {
     stores_abandoned,
     /// Blocks that several workers touched.
     joined,
+    /// Readers in order of whom somebody was told, and pieces stored for them; READs of what is counted already, and stores of what was
+    /// read before; stores that were given up when head moved on; READs with O_DIRECT.
+    told,
+    pieces,
+    met,
+    read_before,
+    given_back,
+    direct,
     /// Stores taken back by a drop, and those under way that one waited for.
     withdrawn,
     under_way,

@@ -122,7 +122,7 @@ impl Data {
                 changes: Vec::new(),
             });
             let file = data.files.len() - 1;
-            for blk in 0..1 + rng.below(4) as u64 {
+            for blk in 0..(1 + rng.below(4) as u64).min(BYTES_MAX / blksize) {
                 data.put_new(rng, file, blk);
             }
         }

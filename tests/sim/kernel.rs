@@ -41,11 +41,22 @@ pub(crate) struct Inode {
     pub(crate) rev: Rev,
     pub(crate) pages: [Page; PAGES],
     /// The state each page was made of.
-    of: [Tid; PAGES],
+    pub(crate) of: [Tid; PAGES],
     /// The state of a page that was given, counted, and is not there, or there once only.
-    lost: [Tid; PAGES],
+    pub(crate) lost: [Tid; PAGES],
     /// Stores on their way to each page, counted already.
-    coming: [u8; PAGES],
+    pub(crate) coming: [u8; PAGES],
+    /// Pages that are there and count by who stores them, a bit each.
+    pub(crate) uncounted: u64,
+    /// Pages that went, or were given up: nobody has to bring them back.
+    pub(crate) excused: u64,
+    /// Those that are not back yet.
+    pub(crate) went: u64,
+    /// Pages that nobody notes a block for: they were behind the end of the file, or are there in spite of O_DIRECT.
+    pub(crate) aside: u64,
+    /// The state in which each page was stored, and one; 0 if it was not, or one of its block went, of which there are so many.
+    pub(crate) stored: [u64; PAGES],
+    pub(crate) per_block: usize,
     pub(crate) size: u64,
     /// Attributes may be used without asking.
     pub(crate) valid: bool,
@@ -152,6 +163,10 @@ pub(crate) struct Kernel {
     waiting: FxHashSet<u64>,
     /// READs that hold pages.
     pub(crate) reads: Vec<u64>,
+    /// Pages of READs that are not counted, a bit each.
+    pub(crate) others: FxHashMap<u64, u64>,
+    /// READs with O_DIRECT, and whether they hold pages all the same.
+    pub(crate) direct: FxHashMap<u64, bool>,
     /// OPENs that are not answered.
     pub(crate) opens: usize,
     version: u64,
@@ -268,6 +283,30 @@ impl Kernel {
         pages[first..first + count].fill(Page::Locked(unique));
     }
 
+    /// Reads with O_DIRECT: past the page cache, or into it, where that is mapped or read ahead of.
+    pub(crate) fn read_direct(
+        &mut self,
+        node: NodeId,
+        first: usize,
+        want: usize,
+        at: Tid,
+        into: bool,
+    ) {
+        if into {
+            let before = self.last_unique;
+            self.read(node, first, want, at);
+            if self.last_unique > before {
+                self.direct.insert(self.last_unique, true);
+            }
+            return;
+        }
+        let inode = &self.inodes[&node];
+        let count = want.min(PAGES - first);
+        let unique = self.ask((inode.rev, inode.file), node, Op::Read { first, count }, at);
+        self.reads.push(unique);
+        self.direct.insert(unique, false);
+    }
+
     /// Lets go of a node that nobody uses; the daemon is told.
     pub(crate) fn forget(&mut self, node: NodeId, at: Tid, newest: Tid) {
         let mut inode = self.inodes.remove(&node).unwrap();
@@ -327,6 +366,12 @@ impl Kernel {
                     of: [Tid::ZERO; PAGES],
                     lost: lost.unwrap_or([Tid::ZERO; PAGES]),
                     coming: [0; PAGES],
+                    uncounted: 0,
+                    excused: 0,
+                    went: 0,
+                    aside: 0,
+                    stored: [0; PAGES],
+                    per_block: 1,
                     size,
                     valid: false,
                     version: 0,
@@ -349,6 +394,10 @@ impl Kernel {
             }
             (Op::Read { first, count }, outcome) => {
                 self.reads.retain(|&r| r != request.unique);
+                if self.direct.get(&request.unique) == Some(&false) {
+                    self.direct.remove(&request.unique);
+                    return None;
+                }
                 self.take_pages(&request, (first, count), outcome, at)
             }
             (Op::Open, _) => {
@@ -371,10 +420,13 @@ impl Kernel {
             .inodes
             .get_mut(&request.node)
             .expect("a READ keeps its node");
+        let others = self.others.remove(&request.unique).unwrap_or(0);
+        let direct = self.direct.remove(&request.unique);
         let pages = &mut inode.pages[first..first + count];
         assert!(pages.iter().all(|&p| p == Page::Locked(request.unique)));
         let Outcome::Data(data) = outcome else {
             pages.fill(Page::Absent);
+            (first..first + count).for_each(|page| inode.excuse(page));
             return None;
         };
         assert!(data.len() <= count * PAGE);
@@ -386,6 +438,16 @@ impl Kernel {
             *page = Page::Cached(bytes);
         }
         inode.of[first..first + count].fill(at);
+        for page in first..first + count {
+            inode.uncounted &= !(1 << page);
+            inode.went &= !(1 << page);
+            inode.uncounted |= others & 1 << page;
+            let is_aside = (page - first) * PAGE >= data.len() || direct.is_some();
+            inode.aside = inode.aside & !(1 << page) | u64::from(is_aside) << page;
+            if direct.is_some() {
+                inode.lose(page, at); // nobody counts what it may have gone past
+            }
+        }
         let end = (first * PAGE + data.len()) as u64;
         let short = data.len() < count * PAGE;
         if short && request.version >= inode.version && end < inode.size {
@@ -511,24 +573,32 @@ impl Kernel {
         node: NodeId,
         page: usize,
         part: &[u8],
-        (to_end, at): (bool, Tid),
+        (to_end, at, is_counted): (bool, Tid, bool),
     ) {
         let Some(inode) = self.inodes.get_mut(&node) else {
             return;
         };
-        inode.coming[page] = inode.coming[page].saturating_sub(1);
+        let was_counted = inode.uncounted & 1 << page == 0;
+        if is_counted {
+            inode.coming[page] = inode.coming[page].saturating_sub(1);
+            inode.uncounted &= !(1 << page);
+        }
         let mut bytes = match inode.pages[page] {
             Page::Locked(_) => panic!("a locked page is left alone"),
             Page::Cached(bytes) => bytes,
             Page::Absent if part.len() == PAGE || to_end => [0; PAGE],
-            Page::Absent => return inode.lose(page, at),
+            Page::Absent => return inode.give_up(page, at),
         };
-        if inode.pages[page] != Page::Absent {
+        if inode.pages[page] == Page::Absent {
+            inode.uncounted |= u64::from(!is_counted) << page;
+        } else if is_counted && was_counted {
             inode.lose(page, at.max(inode.of[page])); // it was given twice
         }
         bytes[..part.len()].copy_from_slice(part);
         inode.pages[page] = Page::Cached(bytes);
         inode.of[page] = at;
+        inode.aside &= !(1 << page);
+        inode.went &= !(1 << page);
     }
 
     /// The first page from `from` on that a drop has something to do with.
@@ -567,66 +637,5 @@ impl Kernel {
         {
             inode.evict(page);
         }
-    }
-
-    /// Pages were dropped because of `tid`: the daemon counts from there.
-    pub(crate) fn count_anew(&mut self, node: NodeId, pages: std::ops::Range<usize>, tid: Tid) {
-        if let Some(inode) = self.inodes.get_mut(&node) {
-            let lost = inode.lost[pages].iter_mut();
-            lost.filter(|lost| **lost < tid)
-                .for_each(|lost| *lost = Tid::ZERO);
-        }
-    }
-
-    /// Pages are given as of a state, by a store.
-    pub(crate) fn coming(&mut self, node: NodeId, pages: std::ops::Range<usize>) {
-        if let Some(inode) = self.inodes.get_mut(&node) {
-            pages.for_each(|page| inode.coming[page] += 1);
-        }
-    }
-
-    /// They were given as of `at`, and do not come.
-    pub(crate) fn lose(&mut self, node: NodeId, pages: std::ops::Range<usize>, at: Tid) {
-        if let Some(inode) = self.inodes.get_mut(&node) {
-            for page in pages {
-                inode.coming[page] = inode.coming[page].saturating_sub(1);
-                inode.lose(page, at);
-            }
-        }
-    }
-
-    /// The newest state of which one of these pages is.
-    pub(crate) fn newest(&self, node: NodeId, pages: std::ops::Range<usize>) -> Tid {
-        let inode = self.inodes.get(&node);
-        let of = inode.into_iter().flat_map(|inode| {
-            let there = pages
-                .clone()
-                .filter(|&at| matches!(inode.pages[at], Page::Cached(_)));
-            there.map(|at| inode.of[at])
-        });
-        of.max().unwrap_or(Tid::ZERO)
-    }
-
-    /// Whether each of these pages was given once and is there.
-    pub(crate) fn has_all(&self, node: NodeId, mut pages: std::ops::Range<usize>) -> bool {
-        let Some(inode) = self.inodes.get(&node) else {
-            return false;
-        };
-        inode.size >= (pages.end * PAGE) as u64
-            && pages.all(|page| {
-                let is_there = matches!(inode.pages[page], Page::Cached(_));
-                is_there && inode.lost[page] == Tid::ZERO && inode.coming[page] == 0
-            })
-    }
-}
-
-impl Inode {
-    fn evict(&mut self, page: usize) {
-        self.lose(page, self.of[page]);
-        self.pages[page] = Page::Absent;
-    }
-
-    fn lose(&mut self, page: usize, at: Tid) {
-        self.lost[page] = self.lost[page].max(at);
     }
 }

@@ -93,6 +93,26 @@ pub(crate) enum Mutant {
     NotShortened,
     /// Nobody asks for sizes when pages are dropped.
     SizesNotAsked,
+    /// What was taken to be stored and is given up when head moves on counts as stored.
+    NotGivenBack,
+    /// READs of what was taken to be stored are not counted before it is.
+    MetAtTaking,
+    /// Who stores a piece counts what READs counted of it.
+    CountedAgain,
+    /// Pages that are stored are counted by READs of them too.
+    MetCounted,
+    /// What is taken of a block is not noted any more.
+    NotedUntilTaken,
+    /// READs that were on their way when a block is complete are first touches.
+    LateTouches,
+    /// A piece is not remembered when it is stored.
+    PieceForgotten,
+    /// What cannot be stored is tried again.
+    TriedAgain,
+    /// What was noted of a block outlives its change.
+    NotesOutlive,
+    /// What is read with O_DIRECT counts as what is in the page cache.
+    DirectNoted,
     /// A parked store goes on under the new view. No mistake: it starts from the beginning, as a READ does.
     StoreGoesOn,
 }

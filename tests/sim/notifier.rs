@@ -5,7 +5,8 @@ use crate::data::{PAGE, PAGES};
 use crate::graph::{Node, Wait};
 use crate::kernel::Inode;
 use crate::mutant::Mutant;
-use crate::shared::{Keep, Shared, Store, ToControl, ToWorker, What};
+use crate::shared::{Keep, Shared, ToControl, ToWorker, What};
+use crate::store::Store;
 use std::collections::VecDeque;
 use zring::base::{NodeId, Tid};
 use zring::fs::advance::{Drop, Shorter};
@@ -20,6 +21,8 @@ struct Storing {
     page: usize,
     /// Up to the end that the file had, or has got by it.
     to_end: bool,
+    /// Pages that READs counted.
+    others: u64,
 }
 
 /// Drops of one transaction.
@@ -75,6 +78,7 @@ impl Storing {
             at,
             page: first,
             to_end: false,
+            others: 0,
         }
     }
 
@@ -96,9 +100,8 @@ impl Storing {
         let part = &part[..part.len().min(PAGE)];
         let (node, page) = (self.node, self.page);
         let more = (page + 1 - self.first) * PAGE < self.data.len();
-        shared
-            .kernel
-            .store_page(node, page, part, (self.to_end, self.at));
+        let how = (self.to_end, self.at, self.others & 1 << page == 0);
+        shared.kernel.store_page(node, page, part, how);
         shared.check_pages(node, page..page + 1);
         self.page += 1;
         more
@@ -112,6 +115,11 @@ impl Notifier {
             && self.asking.is_none()
             && self.under_way.is_none()
             && self.keeping.is_none()
+    }
+
+    /// Whether a store for head is under way.
+    pub(crate) fn is_storing(&self) -> bool {
+        self.under_way.is_some()
     }
 
     /// Whether a node is held by a notification.
@@ -364,6 +372,7 @@ impl Notifier {
         }
         let Some(dropping) = &mut self.dropping else {
             let (tid, drops) = shared.drops.pop_front().expect("there is one");
+            shared.let_notes_go(&drops);
             self.withdraw(shared, &drops);
             self.dropping = Some(Dropping {
                 tid,
@@ -480,13 +489,19 @@ impl Notifier {
                 shared.kernel.names.retain(|_, named| *named != node);
                 shared.stores_done += 1;
             }
+            Store::Then(worker, on) => {
+                shared.to.push((worker, ToWorker::ReadOn(on)));
+                shared.stores_done += 1;
+            }
             Store::Pages {
                 node,
                 off,
                 data,
                 at,
+                others,
             } => {
                 let mut storing = Storing::new(node, off, data, at);
+                storing.others = others;
                 let end = off + storing.data.len() as u64;
                 let reaches = shared.file(node).is_none_or(|file| file.may_reach(end));
                 if reaches && !shared.is_gone(node) && storing.begin(shared) {
@@ -536,7 +551,7 @@ impl Notifier {
         let pieces: Vec<_> = pieces.filter(|(_, data)| !data.is_empty()).collect();
         for (off, data) in &pieces {
             let pages = page_of(*off)..page_of(*off + data.len() as u64);
-            shared.kernel.coming(keep.file.id, pages);
+            shared.kernel.coming(keep.file.id, pages, 0);
             if off + data.len() as u64 > keep.file.size() {
                 let text = format!("{keep:?} makes the file longer");
                 shared.fail(What::Kept, text);

@@ -18,6 +18,8 @@
 //!   Twice      nothing is said twice
 //!   Killed     no good client is killed, nor is its link ended
 //!   Refused    no READ is refused unless the database failed
+//!   Again      no page is stored twice of a block in one state, unless it went meanwhile
+//!   Unfinished when nothing is under way, a block of which something was read is there, but for pages that went
 //!   Left       when all clients are gone, nothing is left of them
 //! ```
 
@@ -29,6 +31,8 @@ use crate::links::OfLink;
 use crate::mutant::Mutant;
 pub(crate) use crate::mutant::Rules;
 use crate::rng::Rng;
+use crate::store::Store;
+use crate::upload::Meets;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -37,6 +41,7 @@ use std::time::Duration;
 use zring::base::{NodeId, Oid, Rev, Tid};
 use zring::fs::advance::{Drop, Shorter};
 use zring::fs::kept::{Kept, Piece};
+use zring::fs::meeting::{Meetings, ReadOn};
 use zring::fs::touch::Touches;
 use zring::fs::track::Note;
 use zring::fs::tree::{FileNode, Node, Tree};
@@ -63,6 +68,8 @@ pub(crate) enum What {
     Refused,
     Left,
     Short,
+    Again,
+    Unfinished,
 }
 
 /// A check that failed.
@@ -89,6 +96,7 @@ pub(crate) enum ToWorker {
     Interrupt(u64),
     Forgotten(Rc<[NodeId]>),
     Stored(u64),
+    ReadOn(ReadOn),
     LinkRead(u64, Result<Vec<u8>, Errno>),
     LinkWrote(u64),
     Granted(u64, bool),
@@ -119,56 +127,6 @@ impl ToControl {
     }
 }
 
-/// Something for the page cache of head.
-#[derive(Clone, Debug)]
-pub(crate) enum Store {
-    Pages {
-        node: NodeId,
-        off: u64,
-        data: Vec<u8>,
-        /// The state it is made of.
-        at: Tid,
-    },
-    /// Whatever name leads to this node.
-    Name(NodeId),
-}
-
-impl Store {
-    /// Which pages of what file, and the state they are made of.
-    fn pages(&self) -> Option<(NodeId, std::ops::Range<usize>, Tid)> {
-        let Self::Pages {
-            node,
-            off,
-            data,
-            at,
-        } = self
-        else {
-            return None;
-        };
-        let first = usize::try_from(*off).unwrap() / PAGE;
-        Some((*node, first..first + data.len().div_ceil(PAGE), *at))
-    }
-
-    pub(crate) fn meets(&self, drop: &Drop) -> bool {
-        match (self, drop) {
-            (
-                Self::Pages {
-                    node, off, data, ..
-                },
-                Drop::Pages {
-                    node: of,
-                    off: lo,
-                    len,
-                },
-            ) => {
-                let hi = if *len == 0 { u64::MAX } else { lo + len };
-                node == of && *off < hi && *lo < off + data.len() as u64
-            }
-            _ => false,
-        }
-    }
-}
-
 /// Pages for a file below `@<tid>`, and who waits for them.
 #[derive(Clone, Debug)]
 pub(crate) struct Keep {
@@ -195,6 +153,8 @@ pub(crate) struct Shared {
     pub(crate) notes: Notes,
     /// Of each worker.
     pub(crate) touches: Vec<Touches>,
+    pub(crate) meetings: Meetings,
+    pub(crate) meets: Meets,
     pub(crate) kept: Kept,
     /// Stores on their way to the page cache of head, and how many there may be.
     pub(crate) stores: VecDeque<Store>,
@@ -260,13 +220,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(rules: Rules, mut rng: Rng, workers: usize) -> Self {
+    pub(crate) fn new(rules: Rules, mut rng: Rng, workers: usize, is_orderly: bool) -> Self {
         let files = 1 + rng.below(3);
         // 40 is no multiple of a page.
         let blksizes: &[u64] = match rules.fills {
             true => &[40],
-            false => &[16, 32, 48, 64, 64, 40],
+            false if is_orderly => &[128, 160, 256],
+            false => rng.pick(&[&[16, 32, 48, 64, 64, 40], &[128, 160, 256]]),
         };
+        let meets = Meets::new(&mut rng, workers, is_orderly);
         let data = Data::new(&mut rng, files, blksizes);
         let at = data.last();
         let old_kernel = rng.one_in(3);
@@ -277,7 +239,9 @@ impl Shared {
             tree: Tree::default(),
             kernel: Kernel::new((rules.crossed, rules.fills), old_kernel),
             notes: Rc::new(RefCell::new(notes)),
-            touches: (0..workers).map(|_| Touches::default()).collect(),
+            touches: (0..workers).map(|_| Touches::new(meets.sizes)).collect(),
+            meetings: Meetings::default(),
+            meets,
             kept: Kept::default(),
             stores: VecDeque::new(),
             stores_max: rng.pick(&[1, 2, 1024]),
@@ -387,6 +351,11 @@ impl Shared {
         self.awaited != 0
     }
 
+    pub(crate) fn idle_beside(&self, worker: usize) -> Option<usize> {
+        let mut after = (worker + 1..self.busy.len()).chain(0..worker);
+        after.find(|&other| self.busy[other] == IDLE)
+    }
+
     pub(crate) fn is_awaited(&self) -> bool {
         self.awaited != 0
     }
@@ -395,31 +364,6 @@ impl Shared {
         let passed = self.busy.iter().all(|&busy| busy >= number);
         self.awaited = if passed { 0 } else { number };
         passed
-    }
-
-    /// Adds a store; false when there is no room.
-    pub(crate) fn push(&mut self, store: Store) -> bool {
-        if self.stores.len() >= self.stores_max {
-            self.given_up(&store);
-            return false;
-        }
-        self.stores_queued += 1;
-        self.stores.push_back(store);
-        true
-    }
-
-    /// Pages that were noted are on their way.
-    pub(crate) fn coming(&mut self, store: &Store) {
-        if let Some((node, pages, _)) = store.pages() {
-            self.kernel.coming(node, pages);
-        }
-    }
-
-    /// Pages that were noted and do not come.
-    pub(crate) fn given_up(&mut self, store: &Store) {
-        if let Some((node, pages, at)) = store.pages() {
-            self.kernel.lose(node, pages, at);
-        }
     }
 }
 

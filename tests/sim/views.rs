@@ -57,7 +57,9 @@ impl Shared {
         let Op::Read { first, .. } = request.op else {
             return;
         };
-        if request.rev != Rev::Head {
+        // What goes past the page cache no mapping shows.
+        let is_past = self.kernel.direct.get(&request.unique) == Some(&false);
+        if request.rev != Rev::Head || is_past {
             return;
         }
         for client in self.clients.values() {

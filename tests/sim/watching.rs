@@ -7,11 +7,13 @@ use crate::client::Told;
 use crate::kernel::{Op, Outcome, Request};
 use crate::links::{OfLink, tell};
 use crate::mutant::Mutant;
-use crate::shared::{Shared, Store, ToControl};
+use crate::shared::{Shared, ToControl};
+use crate::store::Store;
 use crate::worker::{Job, Task, Worker};
 use std::sync::Arc;
 use zring::base::{BlkNo, Rev, Tid, Unique};
 use zring::fs::cache::Kept;
+use zring::fs::meeting::ReadOn;
 use zring::fs::read::{self, Info};
 use zring::fs::track::Note;
 use zring::fs::tree::FileNode;
@@ -25,7 +27,6 @@ pub(crate) struct Pinning {
     pub(crate) request: Request,
     pub(crate) file: Arc<FileNode>,
     pub(crate) blks: Vec<BlkNo>,
-    off: u64,
     data: Vec<u8>,
     /// The state it is made of.
     at: Tid,
@@ -83,13 +84,20 @@ impl Pinning {
             unreachable!("only READs are pinned")
         };
         let (node, pages) = (self.request.node, first..first + count);
-        shared.kernel.coming(node, pages.clone());
-        shared.kernel.lose(node, pages, self.at);
+        let others = shared.kernel.others.remove(&self.request.unique);
+        let others = others.unwrap_or(0);
+        shared.kernel.coming(node, pages.clone(), others);
+        shared.kernel.lose(node, pages, self.at, others);
         shared.answer(self.request, Outcome::Failed, self.at);
     }
 }
 
 impl Watching {
+    /// Whether pages are held back.
+    pub(crate) fn holds_stores(&self) -> bool {
+        !self.storing.is_empty() || self.half.is_some()
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.pinning.is_empty() && self.storing.is_empty() && self.half.is_none()
     }
@@ -222,13 +230,12 @@ impl Worker {
             ..
         } = half;
         match (task.job, task.held, outcome) {
-            (Job::Read { file, off, .. }, Some(request), Outcome::Data(data)) => {
+            (Job::Read { file, .. }, Some(request), Outcome::Data(data)) => {
                 let at = self.at;
                 let pinning = Pinning {
                     request,
                     file,
                     blks,
-                    off,
                     data,
                     at,
                 };
@@ -238,9 +245,9 @@ impl Worker {
                     self.pin_first(shared, pinning);
                 }
             }
-            (Job::Store { file, .. }, None, _) => {
+            (Job::Store { file, of, .. }, None, _) => {
                 if blks.is_empty() || shared.is(Mutant::StoreNotHeld) {
-                    self.store_pages(shared, stores);
+                    self.store_pages(shared, stores, of.then);
                 } else {
                     self.store_pinned(shared, &file, stores, blks);
                 }
@@ -252,8 +259,8 @@ impl Worker {
     /// Blocks of an answer that somebody may see as something else.
     fn unpinned(&self, shared: &Shared, half: &Half) -> Vec<BlkNo> {
         let (file, off, len) = match &half.task.job {
-            Job::Read { file, off, len } => (file, *off, *len),
-            Job::Store { file, ranges } => {
+            Job::Read { file, off, len, .. } => (file, *off, *len),
+            Job::Store { file, ranges, .. } => {
                 let (off, end) = (ranges[0].start, ranges[ranges.len() - 1].end);
                 (file, off, usize::try_from(end - off).unwrap())
             }
@@ -307,16 +314,8 @@ impl Worker {
     /// A READ may be answered.
     fn read_ready(&mut self, shared: &mut Shared, pinning: Pinning) {
         let Pinning {
-            request,
-            file,
-            off,
-            data,
-            at,
-            ..
+            request, data, at, ..
         } = pinning;
-        if let Some(info) = self.infos.get(&file.id) {
-            self.note_touch(shared, &file, info, off, data.len());
-        }
         shared.answer(request, Outcome::Data(data), at);
     }
 
@@ -356,7 +355,7 @@ impl Worker {
             let storing = storing.swap_remove(at);
             let lasts = storing.state == self.taken || shared.is(Mutant::HeldStoreGoesOn);
             if granted && lasts {
-                self.store_pages(shared, storing.stores);
+                self.store_pages(shared, storing.stores, None);
             } else {
                 shared.counts.held_given_up += 1;
                 storing
@@ -378,7 +377,7 @@ impl Worker {
         pinning.fail(shared);
     }
 
-    fn store_pages(&mut self, shared: &mut Shared, stores: Vec<Store>) {
+    fn store_pages(&mut self, shared: &mut Shared, stores: Vec<Store>, then: Option<ReadOn>) {
         for store in stores {
             if shared.is(Mutant::LateStore) {
                 self.late_stores.push(store);
@@ -387,13 +386,17 @@ impl Worker {
             }
         }
         shared.counts.stores += 1;
+        if let Some(on) = then {
+            let is_first = false;
+            shared.push(Store::Then(self.index, ReadOn { is_first, ..on }));
+        }
     }
 
     pub(crate) fn forget_storing(&mut self, ids: &[zring::base::NodeId]) {
         self.watching.storing.retain(|storing| {
             !storing.stores.iter().any(|store| match store {
                 Store::Pages { node, .. } => ids.contains(node),
-                Store::Name(_) => false,
+                Store::Name(_) | Store::Then(..) => false,
             })
         });
     }

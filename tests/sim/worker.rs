@@ -11,7 +11,9 @@ use crate::data::PAGE;
 use crate::kernel::{Op, Outcome, Request};
 use crate::loading::{Delivery, Loading};
 use crate::mutant::Mutant;
-use crate::shared::{Keep, Published, Shared, Store, ToControl, ToWorker};
+use crate::shared::{Keep, Published, Shared, ToControl, ToWorker};
+use crate::store::Store;
+use crate::upload::Of;
 use crate::watching::Watching;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
@@ -24,7 +26,6 @@ use zring::base::{NodeId, Oid, Rev, Tid};
 use zring::fs::cache::{Cache, Own};
 use zring::fs::lookup::LookedUp;
 use zring::fs::read::Info;
-use zring::fs::touch::Touch;
 use zring::fs::track::{Depends, Note, Trail};
 use zring::fs::tree::{FileNode, Node};
 
@@ -44,10 +45,12 @@ pub(crate) enum Job {
         file: Arc<FileNode>,
         off: u64,
         len: usize,
+        is_direct: bool,
     },
     Store {
         file: Arc<FileNode>,
         ranges: Vec<Range<u64>>,
+        of: Of,
     },
     Abandoned,
 }
@@ -187,7 +190,7 @@ impl Worker {
         }
     }
 
-    fn node(&mut self, shared: &Shared, id: NodeId) -> Option<Arc<FileNode>> {
+    pub(crate) fn node(&mut self, shared: &Shared, id: NodeId) -> Option<Arc<FileNode>> {
         if let Some(file) = self.files.get(&id) {
             return Some(Arc::clone(file));
         }
@@ -274,6 +277,7 @@ impl Worker {
                 self.infos.remove(id);
             }
         }
+        let mut given_back = Vec::new();
         let heads = self.tasks.iter_mut().flatten();
         for task in heads.filter(|task| task.rev == Rev::Head) {
             let before = task.own.len();
@@ -285,10 +289,16 @@ impl Worker {
                 None => task.own.clear(),
             }
             shared.counts.robbed += u64::from(task.own.len() < before);
-            if matches!(task.job, Job::Store { .. }) && !shared.is(Mutant::StoreGoesOn) {
+            if let Job::Store { of, .. } = task.job
+                && !shared.is(Mutant::StoreGoesOn)
+            {
                 task.job = Job::Abandoned;
                 shared.counts.stores_abandoned += 1;
+                given_back.push(of);
             }
+        }
+        for of in given_back {
+            self.give_back(shared, of);
         }
     }
 
@@ -336,6 +346,7 @@ impl Worker {
                     self.interrupt(shared, unique);
                 }
             }
+            ToWorker::ReadOn(on) => self.read_on(shared, on),
             ToWorker::LinkRead(unique, result) => self.link_read(shared, unique, result),
             ToWorker::LinkWrote(unique) => self.link_wrote(shared, unique),
             ToWorker::Granted(unique, granted) => self.granted(shared, unique, granted),
@@ -381,6 +392,7 @@ impl Worker {
             self.catch_up(shared);
             shared.counts.hurried += 1;
         }
+        shared.meets.requests[self.index] += 1;
         let (oid, rev) = (shared.data.oid(request.file), request.rev);
         let job = match request.op {
             Op::Forget { count } => return forget(shared, request.node, count),
@@ -407,6 +419,7 @@ impl Worker {
                         file,
                         off: (first * PAGE) as u64,
                         len: count * PAGE,
+                        is_direct: shared.kernel.direct.contains_key(&request.unique),
                     },
                     _ => Job::Getattr(file),
                 }
@@ -438,51 +451,6 @@ impl Worker {
             opener: Some((self.index, unique)),
         });
         true
-    }
-
-    /// The block that was touched last, and what all workers answered of it, unless one has its notes in use.
-    fn take_touch(&self, shared: &mut Shared) -> Option<Touch> {
-        let mut touch = shared.touches[self.index].take()?;
-        for worker in (0..shared.touches.len()).filter(|&worker| worker != self.index) {
-            if shared.rng.one_in(20) {
-                continue;
-            }
-            if let Some(other) = shared.touches[worker].remove(touch.node, touch.blk) {
-                shared.counts.joined += 1;
-                touch.join(&other);
-            }
-        }
-        Some(touch)
-    }
-
-    /// Loads and stores the rest of the block that was touched last.
-    pub(crate) fn store_one(&mut self, shared: &mut Shared) {
-        let Some(touch) = self.take_touch(shared) else {
-            return;
-        };
-        let (Some(file), Some(info)) = (self.files.get(&touch.node), self.infos.get(&touch.node))
-        else {
-            return;
-        };
-        if file.is_gone() {
-            return;
-        }
-        let blksize = info.file.blksize.0;
-        let base = touch.blk.0 * blksize;
-        let len = blksize.min(info.size.saturating_sub(base));
-        let ranges: Vec<_> = touch
-            .missing(len)
-            .map(|r| base + r.start..base + r.end)
-            .collect();
-        let page = PAGE as u64;
-        let aligned = |r: &Range<u64>| {
-            r.start.is_multiple_of(page) && (r.end.is_multiple_of(page) || r.end == info.size)
-        };
-        if ranges.is_empty() || !ranges.iter().all(aligned) {
-            return;
-        }
-        let (file, rev) = (Arc::clone(file), file.rev);
-        self.admit(shared, None, rev, Job::Store { file, ranges });
     }
 }
 

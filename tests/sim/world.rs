@@ -11,6 +11,7 @@ use crate::kernel::{Op, Page};
 use crate::notifier::Notifier;
 use crate::rng::Rng;
 use crate::shared::{Broken, Rules, Shared, ToWorker, What};
+use crate::upload::Reader;
 use crate::worker::{WaitsFor, Worker};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -71,17 +72,29 @@ pub(crate) struct World {
     /// Clients at a time, and all so far.
     clients_max: usize,
     given: u64,
+    /// Who goes through a file in order; and how seldom anybody else reads, or pages go.
+    reader: Option<Reader>,
+    calm: usize,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, rules: Rules) -> Self {
         let mut rng = Rng::new(seed);
-        let workers = rng.pick(&[1, 2, 2, 3, 4]);
+        // Somebody goes through files in order, mostly alone.
+        let is_orderly = rng.one_in(4);
+        let workers = match is_orderly {
+            true => rng.pick(&[2, 2, 3]),
+            false => rng.pick(&[1, 2, 2, 3, 4]),
+        };
         let cache_bytes = rng.pick(&[400, 2000, 100_000]);
-        let mut shared = Shared::new(rules, rng, workers);
+        let mut shared = Shared::new(rules, rng, workers, is_orderly);
         let pause = shared.rng.pick(&[1, 1, 1, 40]);
         let clients_max = shared.rng.pick(&[0, 0, 0, 1, 2, 3, 3, 5]);
         let moves_on = shared.rng.one_in(2);
+        let (calm, pause) = match is_orderly {
+            true => (9, pause * shared.rng.pick(&[1, 20, 200])),
+            false => (shared.rng.pick(&[0, 0, 0, 3]), pause),
+        };
         let (at, control) = (shared.shown, Control::new(&mut shared, workers));
         let workers = 0..workers;
         Self {
@@ -92,6 +105,8 @@ impl World {
             moves_on,
             clients_max,
             given: 0,
+            reader: None,
+            calm,
             pause,
             waits: Vec::new(),
             shared,
@@ -144,6 +159,8 @@ impl World {
             shared.fail(What::Stuck, format!("{last} was written, {at} is shown"));
         }
         shared.check_all();
+        shared.check_finished();
+        shared.meets.pass_time();
         self.check_tracked();
         self.shared.broken.clone().map_or(Ok(()), Err)
     }
@@ -177,6 +194,7 @@ impl World {
         self.shared.say(|| format!("{actor:?}"));
         self.turn(actor);
         self.tidy_clients();
+        self.pass_late();
         for message in std::mem::take(&mut self.shared.to_all) {
             for worker in &mut self.workers {
                 worker.inbox.push_back(message.clone());
@@ -223,8 +241,9 @@ impl World {
         for (i, worker) in self.workers.iter().enumerate() {
             // One of them may be far behind the others.
             let w = |at: usize| w[(at + i) % 6 + 6];
-            let (messages, requests) =
-                (!worker.inbox.is_empty(), !shared.kernel.requests.is_empty());
+            let messages = !worker.inbox.is_empty();
+            let is_own = !shared.meets.has_rings || shared.meets.cpu == i || worker.awake;
+            let requests = !shared.kernel.requests.is_empty() && is_own;
             let (loads, touches) = (!worker.loading.is_empty(), worker.has_touches(shared));
             if let Some(half) = &worker.watching.half {
                 let weight = match half.is_slow {
@@ -235,9 +254,15 @@ impl World {
             } else if worker.awake {
                 add(Actor::Sleep(i), w(5), true);
                 add(Actor::Message(i), w(0), messages);
-                add(Actor::Request(i), w(1), requests);
+                let strange = shared.meets.has_rings && shared.meets.cpu != i;
+                add(
+                    Actor::Request(i),
+                    if strange { w(1) / 16 } else { w(1) },
+                    requests,
+                );
                 add(Actor::Load(i), w(2).div_ceil(4), loads);
-                add(Actor::Store(i), w(3), touches);
+                let seldom = if self.calm > 3 { w(3) / 16 } else { w(3) };
+                add(Actor::Store(i), seldom, touches);
             } else {
                 // A disk is slow.
                 let weight = w(0).max(w(1)).max(w(2).div_ceil(4));
@@ -370,6 +395,9 @@ impl World {
         if shared.rng.one_in(6) {
             return self.old_client(file);
         }
+        if shared.rng.below(10) < self.calm {
+            return self.read_in_order();
+        }
         let (kernel, at, newest) = (&mut shared.kernel, shared.shown, shared.published);
         // Files are used by their name or, retired or not, because they are open.
         let named = kernel.names.get(&(Rev::Head, file)).copied();
@@ -400,7 +428,13 @@ impl World {
                 if end > 0 {
                     let first = shared.rng.below(end);
                     let want = shared.rng.pick(&[1, 1, 2, 4, 12]).min(end - first);
-                    kernel.read(node, first, want, at);
+                    let how = shared.rng.below(30);
+                    shared.counts.direct += u64::from(how < 2);
+                    match how {
+                        0 => kernel.read_direct(node, first, want, at, false),
+                        1 => kernel.read_direct(node, first, want, at, true),
+                        _ => kernel.read(node, first, want, at),
+                    }
                 }
             }
             22..=25 if !kernel.inodes[&node].valid => {
@@ -425,6 +459,41 @@ impl World {
             _ => {}
         }
     }
+
+    /// Somebody goes through a file in order.
+    fn read_in_order(&mut self) {
+        let shared = &mut self.shared;
+        if shared.kernel.reads.len() >= READS_MAX {
+            return;
+        }
+        let goes_on = self.reader.as_mut().is_some_and(|r| r.read(shared));
+        if !goes_on {
+            let heads = shared.kernel.inodes.iter();
+            let mut heads = heads.filter(|(_, inode)| inode.rev == Rev::Head);
+            let node = heads.nth(shared.rng.below(3)).map(|(&node, _)| node);
+            let is_quiet = self.is_quiet();
+            let shared = &mut self.shared;
+            self.reader = node.map(|node| Reader::begin(shared, node, is_quiet));
+        }
+        let shared = &mut self.shared;
+        if shared.rng.one_in(64) {
+            shared.meets.cpu = shared.rng.below(self.workers.len());
+        }
+    }
+
+    /// Time goes by when nobody who asked waits any more, for what is stored either.
+    fn pass_late(&mut self) {
+        if self.is_quiet() && self.shared.kernel.reads.is_empty() && self.shared.rng.one_in(16) {
+            self.shared.meets.pass_time();
+        }
+    }
+
+    /// Whether no store for head is on its way.
+    fn is_quiet(&self) -> bool {
+        let holds = self.workers.iter().any(|w| w.watching.holds_stores());
+        !holds && self.shared.stores.is_empty() && !self.notifier.is_storing()
+    }
+
     /// Somebody looks at an older state, mostly where the daemon keeps something.
     fn old_client(&mut self, file: usize) {
         let shared = &mut self.shared;
