@@ -372,7 +372,8 @@ fn below_many_revisions(transport: Transport) {
         }
         // The first walk of a worker is long, and gives way a few times; those after it begin at its marks.
         let waited = scene.inside.stat("load_wait") - before;
-        assert!((1..=6 * workers).contains(&waited), "{waited}");
+        // (Without marks it would be some 80; the page cache may let go of some of it.)
+        assert!((1..=20 * workers).contains(&waited), "{waited}");
     }
     scene.stop();
 }
