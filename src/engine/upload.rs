@@ -174,7 +174,7 @@ impl FileService {
     /// It is not, and would not be the next time.
     pub(super) fn give_up(&self, of: Of) {
         let mut touches = self.shared.touches_held(of.noted);
-        touches.settle(of.place, of.ticket);
+        touches.give_up(of.place, of.ticket);
         self.shared.set_notes_wait(of.noted, &touches);
     }
 

@@ -138,6 +138,8 @@ struct Touch {
     /// What somebody is about to store, and the number that he knows it by.
     taken: Ranges,
     ticket: Ticket,
+    /// Where what was given up ends: it is not asked for again, and only READs bring it in.
+    given_up: u64,
     /// Where the last READ ended.
     end: u64,
     /// Somebody was told of the reader.
@@ -150,6 +152,7 @@ impl Touch {
         for &(lo, hi) in other.covered.all() {
             self.covered.cover(lo, hi);
         }
+        self.given_up = self.given_up.max(other.given_up);
     }
 
     fn is_complete(&self) -> bool {
@@ -209,6 +212,7 @@ impl Touches {
             covered: Ranges::default(),
             taken: Ranges::default(),
             ticket: Ticket::default(),
+            given_up: 0,
             end: hi,
             is_told: false,
         };
@@ -320,8 +324,7 @@ impl Touches {
         self.at(place).filter(is)
     }
 
-    /// What was taken of a block is given to the kernel, or never will be. Gives what READs brought in of it meanwhile, if it is
-    /// noted still.
+    /// What was taken of a block is given to the kernel. Gives what READs brought in of it meanwhile, if it is noted still.
     pub fn settle(&mut self, place: Place, ticket: Ticket) -> Option<Settled> {
         let at = self.taken(place, ticket)?;
         let touch = &mut self.notes[at];
@@ -338,12 +341,22 @@ impl Touches {
             let last = touch.covered.all().last();
             from = last
                 .filter(|last| last.1 >= touch.len)
-                .map_or(from, |last| last.0);
+                .map_or(from, |last| last.0.max(touch.given_up));
             self.end_if_complete(at);
         } else {
             self.notes.remove(at);
         }
         Some(Settled { read, from })
+    }
+
+    /// What was taken of a block will never be stored, nor asked for again: READs bring it in, and count it.
+    pub fn give_up(&mut self, place: Place, ticket: Ticket) {
+        if let Some(at) = self.taken(place, ticket) {
+            let touch = &mut self.notes[at];
+            let last = touch.taken.all().last();
+            touch.given_up = last.map_or(0, |last| last.1).max(touch.given_up);
+        }
+        self.settle(place, ticket);
     }
 
     /// What was taken of a block is missing again.
@@ -377,6 +390,7 @@ impl Touches {
         for touch in &mut self.notes {
             if is_gone(touch.place, touch.len) {
                 touch.covered = Ranges::default();
+                touch.given_up = 0;
             }
         }
         let is_left = |t: &Touch| !t.covered.is_empty() || !t.taken.is_empty();
@@ -406,6 +420,26 @@ mod tests {
         let place = touches.last().unwrap();
         let taken = touches.take_rest(place).unwrap();
         (taken.ticket, taken.ranges)
+    }
+
+    /// Its pages are not there: who reads them counts them, also where what lies before was stored since.
+    #[test]
+    fn what_is_given_up_is_not_asked_for_again_and_not_there() {
+        let mut touches = Touches::default();
+        touches.note(PLACE, 0, 8, 64);
+        touches.note(PLACE, 16, 24, 64);
+        touches.note(PLACE, 32, 40, 64);
+        let (ticket, _) = rest(&mut touches);
+        touches.give_back(PLACE, ticket);
+        touches.note(PLACE, 24, 32, 64);
+        let at = touches.at(PLACE).unwrap();
+        let ticket = touches.take(at, vec![40..64]).ticket;
+        touches.give_up(PLACE, ticket);
+        let (ticket, ranges) = rest(&mut touches);
+        assert_eq!(ranges, [8..16]);
+        let settled = touches.settle(PLACE, ticket).unwrap();
+        assert_eq!(settled.from, 64);
+        assert!(!touches.has(PLACE));
     }
 
     #[test]

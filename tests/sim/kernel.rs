@@ -183,6 +183,8 @@ pub(crate) struct Kernel {
     old: bool,
     /// What files had lost whose nodes went: the daemon may know of a look-up still, or count of workers that it hears later.
     gone: FxHashMap<(Rev, usize), [Tid; PAGES]>,
+    /// Nodes that were let go of. The daemon may know one on, with what was read of it, if it was looked up meanwhile.
+    forgotten: FxHashSet<NodeId>,
 }
 
 impl Kernel {
@@ -316,6 +318,7 @@ impl Kernel {
             }
         }
         self.gone.insert((inode.rev, inode.file), inode.lost);
+        self.forgotten.insert(node);
         self.names.retain(|_, named| *named != node);
         let count = inode.lookups;
         self.ask((inode.rev, inode.file), node, Op::Forget { count }, at);
@@ -359,6 +362,7 @@ impl Kernel {
             (Op::Lookup, Outcome::Entry { node, size }) => {
                 let dropped = self.drops.get(&node).copied();
                 let lost = self.gone.get(&(request.rev, request.file)).copied();
+                let was_forgotten = self.forgotten.contains(&node);
                 let inode = self.inodes.entry(node).or_insert_with(|| Inode {
                     file: request.file,
                     rev: request.rev,
@@ -367,7 +371,7 @@ impl Kernel {
                     lost: lost.unwrap_or([Tid::ZERO; PAGES]),
                     coming: [0; PAGES],
                     uncounted: 0,
-                    excused: 0,
+                    excused: if was_forgotten { u64::MAX } else { 0 },
                     went: 0,
                     aside: 0,
                     stored: [0; PAGES],

@@ -235,7 +235,7 @@ impl Worker {
         if shared.is(Mutant::TriedAgain) {
             return shared.touches[of.noted].give_back(of.place, of.ticket);
         }
-        shared.touches[of.noted].settle(of.place, of.ticket);
+        shared.touches[of.noted].give_up(of.place, of.ticket);
         for range in ranges {
             shared.kernel.excuse(of.place.0, pages(range));
         }
