@@ -30,10 +30,13 @@ fn asks_once(transport: Transport) {
         return;
     };
     let mount = rig.up(&db.fs, transport);
+    let mut inside = Visitor::enter(&rig, &mount.at);
     let tids = db.tids();
     let rev = format!("@{}", tids[tids.len() - 1]);
     for view in ["head", &rev] {
         let file = format!("{view}/bigfile/{}", db.oids()[0]);
+        // Another test may have the kernel forget all that nobody has open, pages too.
+        inside.ask(&format!("hold {file}"));
         let line = mount.probe(&[&format!("stat {file}")]).remove(0);
         let size = field(&line, "size");
         let ask = |verb: &str| mount.probe(&[&format!("{verb} {file} 0 {size}")]).remove(0);
@@ -41,12 +44,21 @@ fn asks_once(transport: Transport) {
         let cold = reads_of(&mount, || first = ask("sum"));
         assert!(cold > 0, "the counter does not count");
         for verb in ["sum", "map", "sum"] {
-            let mut again = String::new();
-            let warm = reads_of(&mount, || again = ask(verb));
-            assert_eq!(again, first);
+            let mut warm = u64::MAX;
+            // A machine that is short of memory lets go of pages: once, not each time.
+            for _ in 0..3 {
+                let mut again = String::new();
+                warm = reads_of(&mount, || again = ask(verb));
+                assert_eq!(again, first);
+                if warm == 0 {
+                    break;
+                }
+                println!("{verb} of {view}: {warm} READs, {cold} when it was cold");
+            }
             assert_eq!(warm, 0, "{verb} of {view} asked again; cold it took {cold}");
         }
     }
+    drop(inside);
     mount.stop();
 }
 
