@@ -221,6 +221,8 @@ struct Notes {
     touches: Mutex<Touches>,
     /// There may be blocks in them to be stored for readers to come.
     wait: AtomicBool,
+    /// There may be any, such as are being stored too.
+    any: AtomicBool,
 }
 
 /// A worker that answers from no state.
@@ -359,10 +361,16 @@ impl Shared {
         self.touches[worker].wait.load(Ordering::SeqCst)
     }
 
+    /// Whether a worker may have noted any block: a READ of one that is being stored is told to who stores it.
+    pub fn has_notes(&self, worker: usize) -> bool {
+        self.touches[worker].any.load(Ordering::SeqCst)
+    }
+
     /// Says so, by who has these notes.
     pub fn set_notes_wait(&self, worker: usize, touches: &Touches) {
-        let wait = !touches.is_empty();
-        self.touches[worker].wait.store(wait, Ordering::SeqCst);
+        let notes = &self.touches[worker];
+        notes.wait.store(!touches.is_empty(), Ordering::SeqCst);
+        notes.any.store(touches.has_any(), Ordering::SeqCst);
     }
 
     /// Somebody is met, says who holds the meetings and the notes it was made from.

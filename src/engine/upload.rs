@@ -56,7 +56,7 @@ impl FileService {
         }
         let may_meet = self.may_meet(blksize);
         let is_whole = off.is_multiple_of(blksize) && (len as u64).is_multiple_of(blksize);
-        if is_whole && !may_meet && !self.shared.notes_wait(self.index) {
+        if is_whole && !may_meet && !self.shared.has_notes(self.index) {
             return;
         }
         let Some((mut meetings, mut touches)) = self.shared.own_notes(self.index, may_meet) else {

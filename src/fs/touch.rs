@@ -397,6 +397,11 @@ impl Touches {
         self.notes.retain(is_left);
     }
 
+    /// Whether anything is noted: what is being stored is, until it is settled.
+    pub fn has_any(&self) -> bool {
+        !self.notes.is_empty()
+    }
+
     /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
         self.last().is_none()
@@ -452,6 +457,7 @@ mod tests {
         let (ticket, ranges) = rest(&mut touches);
         assert_eq!(ranges, [0..8, 24..32, 40..64]);
         assert!(touches.is_empty(), "it is on its way");
+        assert!(touches.has_any(), "READs of it are to be noted");
         assert_eq!(touches.take_rest(PLACE), None);
         assert_eq!(touches.settle(PLACE, ticket).unwrap().read, []);
         assert!(!touches.has(PLACE));
