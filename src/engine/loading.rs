@@ -183,7 +183,7 @@ pub(super) struct Loading {
     flights: Vec<Option<Flight>>,
     purposes: Vec<Option<Purpose>>,
     waiting: FxHashMap<(Rev, Oid), Waiting>,
-    /// Reads that had to wait, since that was asked last.
+    /// Reads that had to wait, or let others have their turn first, since that was asked last.
     waits: u64,
     /// Where long chains of revisions can be entered.
     chains: Chains,

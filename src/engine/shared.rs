@@ -25,7 +25,7 @@
 //!   tree        the first request for a node, LOOKUP below @<tid> and of a name that is new to the worker, FORGET, listing
 //!   states      who takes a newer state
 //!   touches     READ of a part of a block, and who stores the rest of it. Each worker has its own, and others look into them: READs
-//!               of one reader may come to several workers. Tried, never waited for: what is not noted is asked for by readers
+//!               of one reader may come to several workers. READs try it; who stores a piece, and who drops pages, waits its moment
 //!   meetings    the same READ by rings, while a reader is met ([`super::upload`]). Tried too
 //!   stores      who stores a block for readers to come
 //!   kept        OPEN below @<tid>
