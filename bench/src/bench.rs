@@ -107,8 +107,14 @@ impl Bench {
             // So that the disk is quiet while we measure.
             std::fs::File::open(&path)?.sync_all()?;
         }
-        client::read_through(&path)?;
-        let missing = client::read_through(&path)?;
+        // A kernel that reclaims ahead of need may take some of it again meanwhile.
+        let mut missing = client::read_through(&path)?;
+        for _ in 0..5 {
+            missing = match missing {
+                0 => break,
+                _ => client::read_through(&path)?,
+            };
+        }
         ensure!(
             missing == 0,
             "{} does not fit the page cache: {missing} bytes were read from disk",

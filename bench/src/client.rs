@@ -1,7 +1,8 @@
 //! The programs that read: each does one thing to one file, and prints figures as `name value` lines.
 //!
 //! ```text
-//!   touch FILE BLKSIZE BLOCKS       pread 4 KiB in each block, or in `--max` of them, in random order: p50, p99, max in us; `--cpu N` binds the reader
+//!   touch FILE BLKSIZE BLOCKS       pread 4 KiB in each block, or in `--max` of them, in random order: p50, p99, max in us; `--cpu N` binds the reader;
+//!                                   `--roam` lets it run on each CPU before; `moves`: how often the scheduler put it on another one
 //!   stride FILE BLKSIZE BLOCKS STEP pread the first page of each STEPth block from every CPU, then drop the file
 //!   fault FILE BLKSIZE BLOCKS THREADS     the same through a mapping, MADV_RANDOM: faults a second
 //!   seq FILE BYTES                  read from the start: GB a second
@@ -72,6 +73,9 @@ pub fn run(args: &[String]) -> Result<()> {
         let mut set = CpuSet::new();
         set.set(usize::try_from(number(cpu)?)?)?;
         sched_setaffinity(Pid::from_raw(0), &set)?;
+    }
+    if args.iter().any(|a| a == "--roam") {
+        for_each_cpu(|| Ok(()))?;
     }
     let max = option(args, "--max")
         .map(number)
@@ -176,30 +180,48 @@ fn touch(file: &str, blksize: u64, pages: &[(u64, u64)], expect: Expect) -> Resu
         Vec::with_capacity(pages.len()),
     );
     let mut page = [0; PAGE as usize];
+    let moves = moves()?;
     for &(blk, at) in pages {
         let start = Instant::now();
         file.read_exact_at(&mut page, blk * blksize + at)?;
         times.push(us(start));
         words.push(first_word(&page));
     }
+    let moves = self::moves()? - moves;
     for (&(blk, at), word) in pages.iter().zip(words) {
         expect.check(blk * blksize + at, at, word)?;
     }
     figures(&times.into_iter().collect());
+    println!("moves {moves}");
     Ok(())
 }
 
-/// The same pages from every CPU, and then none of them is cached: what each worker keeps of the file is warm.
-fn stride(file: &str, blksize: u64, pages: &[(u64, u64)], expect: Expect) -> Result<()> {
+/// How often the scheduler put this process on another CPU; 0 where the kernel does not say.
+fn moves() -> Result<u64> {
+    let sched = std::fs::read_to_string("/proc/self/sched").unwrap_or_default();
+    let line = sched.lines().find(|l| l.starts_with("se.nr_migrations"));
+    line.and_then(|l| l.split(':').nth(1))
+        .map_or(Ok(0), |word| number(word.trim()))
+}
+
+/// Runs something on each CPU in turn, and then may run on all of them again.
+fn for_each_cpu(mut run: impl FnMut() -> Result<()>) -> Result<()> {
     let here = sched_getaffinity(Pid::from_raw(0))?;
     for cpu in (0..CpuSet::count()).filter(|&cpu| here.is_set(cpu).unwrap_or(false)) {
         let mut only = CpuSet::new();
         only.set(cpu)?;
         sched_setaffinity(Pid::from_raw(0), &only)?;
-        touch(file, blksize, pages, expect)?;
-        drop_cache(&File::open(file)?)?;
+        run()?;
     }
-    Ok(())
+    Ok(sched_setaffinity(Pid::from_raw(0), &here)?)
+}
+
+/// The same pages from every CPU, and then none of them is cached: what each worker keeps of the file is warm.
+fn stride(file: &str, blksize: u64, pages: &[(u64, u64)], expect: Expect) -> Result<()> {
+    for_each_cpu(|| {
+        touch(file, blksize, pages, expect)?;
+        drop_cache(&File::open(file)?)
+    })
 }
 
 fn map(file: &File, len: u64) -> Result<Mmap> {

@@ -174,14 +174,22 @@ fn reading(bench: &mut Bench, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// One file of the scale row, round by round.
+/// One file of the scale row, round by round; p50 of a touch in us.
 #[derive(Clone, Debug, Default)]
 struct Flat {
     stub: Sample,
     loaded: Sample,
+    /// Before any node was loaded.
     cold: Sample,
-    /// Objects loaded per touch, once all nodes have been loaded.
+    /// As the two above it, by a reader that the scheduler may move.
+    stub_free: Sample,
+    free: Sample,
+    /// How often it was moved to another CPU, per touch.
+    stub_moves: Sample,
+    moves: Sample,
+    /// Objects and places of blocks loaded per touch, once all nodes have been loaded.
     loads: Sample,
+    places: Sample,
     /// To the smallest file in the same round: time, and time divided by the stub's.
     ratio: Sample,
     over_stub: Sample,
@@ -190,7 +198,7 @@ struct Flat {
 fn scale(bench: &mut Bench, report: &mut Report) -> Result<()> {
     let database = bench.database("scale")?;
     let mut files: [Flat; SCALE.len()] = Default::default();
-    for turn in 0..3 * bench.size.rounds {
+    for turn in 0..2 * bench.size.rounds {
         let mut times = [(0.0, 0.0); SCALE.len()];
         // Another one begins each time: whoever comes first finds the machine as the last one left it.
         for n in (0..SCALE.len()).map(|n| (n + turn) % SCALE.len()) {
@@ -210,31 +218,37 @@ fn scale(bench: &mut Bench, report: &mut Report) -> Result<()> {
             spread(&file.stub, 2),
             spread(&file.loaded, 2),
             spread(&file.ratio, 2),
-            spread(&file.over_stub, 2),
-            spread(&file.loads, 2),
-            spread(&file.cold, 2),
             report.judge(&format!("{blocks} blocks per file"), ratio <= 1.25),
+            spread(&file.over_stub, 2),
+            format!("{:.2}, {:.2}", file.loads.median(), file.places.median()),
+            spread(&file.cold, 2),
+            format!(
+                "{}; {}",
+                spread(&file.stub_free, 2),
+                spread(&file.stub_moves, 2)
+            ),
+            format!("{}; {}", spread(&file.free, 2), spread(&file.moves, 2)),
         ]);
     }
-    report.line(&format!(
-        "First touch of {TOUCHES} blocks of 4 KiB in random order, p50 in us, transport uring; bar: the time is at most 1.25 x that of 1000 blocks."
-    ));
+    report.line(&format!("First touch of {TOUCHES} blocks of 4 KiB in random order, p50 in us, transport uring; bar: the time is at most 1.25 x that of 1000 blocks. All nodes were loaded before, by a touch of every 16th block; the other blocks were never read. The reader is bound to a CPU, another one each round. The last two columns are of one that is not bound, with how often per touch the scheduler moved it to the idle CPU: there it waits for that CPU to wake up (kernel-note 0021)."));
     report.line("");
     let head = [
         "blocks",
         "stub, same offsets",
-        "zring, nodes loaded",
+        "zring",
         "to 1000 blocks",
-        "the same of zring / stub",
-        "objects loaded per touch",
-        "zring, nodes not loaded",
         "",
+        "the same of zring / stub",
+        "objects, places loaded per touch",
+        "zring, nodes not loaded",
+        "stub, reader not bound; moves",
+        "zring, reader not bound; moves",
     ];
     report.table(head, &rows);
     Ok(())
 }
 
-/// Measures one file once; gives the stub's time and that with all nodes loaded before.
+/// Measures one file once; gives the stub's time and that of zring with all nodes loaded before.
 fn scale_step(
     bench: &mut Bench,
     database: &Path,
@@ -253,33 +267,47 @@ fn scale_step(
         blocks.to_string(),
         TOUCHES.to_string(),
     );
+    let cpu = (turn % std::thread::available_parallelism()?.get()).to_string();
     let touch = ["touch", &blksize, &blocks, "--max", &touches];
+    let bound = [&touch[..], &["--cpu", &cpu]].concat();
+    // From every CPU, so that every worker has loaded all nodes; then the file's pages are dropped.
+    let load_nodes = ["stride", &blksize, &blocks, "16"];
     let seed = turn as u64 + 1;
 
-    let mounted = bench.mount(System::Stub("uring"), database)?;
-    let stub = bench
-        .read(
-            (System::Stub("uring"), database, &mounted),
-            target,
-            &touch,
-            seed + 100,
-        )?
-        .get("p50_us")?;
-    mounted.stop()?;
-
-    let system = System::Zring("uring");
-    let mounted = bench.mount(system, database)?;
-    let of = (system, database, &mounted);
-    file.cold
-        .push(bench.read(of, target, &touch, seed)?.get("p50_us")?);
-    // A block of every bucket, so that every worker has loaded all nodes; then the file's pages are dropped.
-    bench.read(of, target, &["stride", &blksize, &blocks, "16"], seed)?;
-    let before = bench.stats(&mounted)?.get("load")?;
-    let loaded = bench.read(of, target, &touch, seed + 100)?.get("p50_us")?;
-    let loads = bench.stats(&mounted)?.get("load")? - before;
-    mounted.stop()?;
-    file.stub.push(stub);
-    file.loaded.push(loaded);
-    file.loads.push(loads / TOUCHES as f64);
-    Ok((stub, loaded))
+    // Each in a mount of its own: what was touched once is known, and of a small file that is all of it.
+    let mut p50 = |system, program: &[&str], warm: bool| -> Result<(f64, [f64; 3])> {
+        let mounted = bench.mount(system, database)?;
+        let of = (system, database, &mounted);
+        if warm {
+            bench.read(of, target, &load_nodes, seed)?;
+        }
+        let before = bench.stats(&mounted).ok();
+        let figures = bench.read(of, target, program, seed)?;
+        let mut loads = [0.0, 0.0, figures.get("moves")? / TOUCHES as f64];
+        if let Some(before) = before {
+            let after = bench.stats(&mounted)?;
+            for (load, name) in loads.iter_mut().zip(["load", "load_place"]) {
+                *load = (after.get(name)? - before.get(name)?) / TOUCHES as f64;
+            }
+        }
+        mounted.stop()?;
+        Ok((figures.get("p50_us")?, loads))
+    };
+    let (stub, zring) = (System::Stub("uring"), System::Zring("uring"));
+    let (stub_time, _) = p50(stub, &bound, true)?;
+    let (time, [loads, places, _]) = p50(zring, &bound, true)?;
+    file.stub.push(stub_time);
+    file.loaded.push(time);
+    file.loads.push(loads);
+    file.places.push(places);
+    file.cold.push(p50(zring, &bound, false)?.0);
+    for (system, times, moves) in [
+        (stub, &mut file.stub_free, &mut file.stub_moves),
+        (zring, &mut file.free, &mut file.moves),
+    ] {
+        let (time, [.., moved]) = p50(system, &touch, true)?;
+        times.push(time);
+        moves.push(moved);
+    }
+    Ok((stub_time, time))
 }

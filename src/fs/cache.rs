@@ -108,10 +108,10 @@ impl<X> Shelf<X> {
     fn insert(&mut self, oid: Oid, mut revision: Revision<Kept<X>>) {
         self.settle();
         if let Some(known) = self.old.take(oid, revision.serial) {
-            revision.extend(known.until);
+            revision.extend(&known);
         }
         if let Some(known) = self.young.take(oid, revision.serial) {
-            revision.extend(known.until);
+            revision.extend(&known);
             self.young_cost -= known.kept.cost();
         }
         self.put(oid, revision);

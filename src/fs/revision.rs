@@ -21,12 +21,15 @@ use rustc_hash::FxHashMap;
 use std::cell::Cell;
 use std::collections::hash_map::Entry;
 
+/// The end of an open revision's span. No transaction has this tid.
+const OPEN: Tid = Tid(u64::MAX);
+
 /// An object as a transaction made it.
 #[derive(Debug)]
 pub(super) struct Revision<T> {
     pub(super) serial: Tid,
-    /// The last state it is known to be right for.
-    pub(super) until: Rev,
+    /// The last state it is known to be right for; [`OPEN`] if it is right for head.
+    until: Tid,
     /// Somebody asked for it since it was put where it is.
     pub(super) used: Cell<bool>,
     pub(super) kept: T,
@@ -37,7 +40,10 @@ impl<T> Revision<T> {
     pub(super) fn new(serial: Tid, rev: Rev, kept: T) -> Self {
         Self {
             serial,
-            until: rev,
+            until: match rev {
+                Rev::Head => OPEN,
+                Rev::At(tid) => tid,
+            },
             used: Cell::new(false),
             kept,
         }
@@ -45,35 +51,38 @@ impl<T> Revision<T> {
 
     /// Whether it is known to be right for a state that is not before its serial, nor beyond head.
     fn reaches(&self, rev: Rev) -> bool {
-        match (self.until, rev) {
-            (Rev::Head, _) => true,
-            (Rev::At(until), Rev::At(tid)) => tid <= until,
-            (Rev::At(_), Rev::Head) => false,
+        match rev {
+            Rev::Head => self.until == OPEN,
+            Rev::At(tid) => tid <= self.until,
         }
     }
 
-    /// It was found at `rev` too.
-    pub(super) fn extend(&mut self, rev: Rev) {
-        if !self.reaches(rev) {
-            self.until = rev;
-        }
+    /// It is right for all that `same`, the same revision found elsewhere, is right for.
+    pub(super) fn extend(&mut self, same: &Self) {
+        self.until = self.until.max(same.until);
     }
 }
 
-/// Revisions of one object. Mostly there is one, which is found without another look elsewhere.
+/// Revisions of one object. Mostly there is one, which is found without another look elsewhere; so a place in the table is
+/// kept small.
 #[derive(Debug)]
 struct Revisions<T> {
     newest: Revision<T>,
     /// By serial, oldest first.
-    older: Vec<Revision<T>>,
+    #[expect(clippy::box_collection, reason = "one word where there is none")]
+    older: Option<Box<Vec<Revision<T>>>>,
 }
 
 impl<T> Revisions<T> {
+    fn older(&self) -> &[Revision<T>] {
+        self.older.as_deref().map_or(&[], Vec::as_slice)
+    }
+
     fn at(&self, rev: Rev) -> Option<&Revision<T>> {
         let last = match rev {
             Rev::At(tid) if tid < self.newest.serial => {
-                let newer = self.older.partition_point(|r| r.serial <= tid);
-                self.older[..newer].last()?
+                let newer = self.older().partition_point(|r| r.serial <= tid);
+                self.older()[..newer].last()?
             }
             _ => &self.newest,
         };
@@ -85,8 +94,9 @@ impl<T> Revisions<T> {
         if revision.serial > self.newest.serial {
             std::mem::swap(&mut self.newest, &mut revision);
         }
-        let newer = self.older.partition_point(|r| r.serial < revision.serial);
-        self.older.insert(newer, revision);
+        let older = self.older.get_or_insert_default();
+        let newer = older.partition_point(|r| r.serial < revision.serial);
+        older.insert(newer, revision);
     }
 }
 
@@ -114,10 +124,9 @@ impl<T> Generation<T> {
         match self.0.entry(oid) {
             Entry::Occupied(entry) => entry.into_mut().put(revision),
             Entry::Vacant(entry) => {
-                let older = Vec::new();
                 entry.insert(Revisions {
                     newest: revision,
-                    older,
+                    older: None,
                 });
             }
         }
@@ -130,10 +139,11 @@ impl<T> Generation<T> {
         };
         let revisions = entry.get_mut();
         if revisions.newest.serial != serial {
-            let found = revisions.older.binary_search_by_key(&serial, |r| r.serial);
-            return found.ok().map(|at| revisions.older.remove(at));
+            let older = revisions.older.as_mut()?;
+            let found = older.binary_search_by_key(&serial, |r| r.serial);
+            return found.ok().map(|at| older.remove(at));
         }
-        match revisions.older.pop() {
+        match revisions.older.as_mut().and_then(|older| older.pop()) {
             Some(before) => Some(std::mem::replace(&mut revisions.newest, before)),
             None => Some(entry.remove().newest),
         }
@@ -143,14 +153,16 @@ impl<T> Generation<T> {
     pub(super) fn forget(&mut self, mut is_gone: impl FnMut(&T) -> bool) -> usize {
         let mut gone = 0;
         self.0.retain(|_, revisions| {
-            let before = revisions.older.len();
-            revisions.older.retain(|r| !is_gone(&r.kept));
-            gone += before - revisions.older.len();
+            if let Some(older) = &mut revisions.older {
+                let before = older.len();
+                older.retain(|r| !is_gone(&r.kept));
+                gone += before - older.len();
+            }
             if !is_gone(&revisions.newest.kept) {
                 return true;
             }
             gone += 1;
-            match revisions.older.pop() {
+            match revisions.older.as_mut().and_then(|older| older.pop()) {
                 Some(last) => {
                     revisions.newest = last;
                     true
@@ -164,15 +176,15 @@ impl<T> Generation<T> {
     /// Head's revision of an object is known up to `last`, and no longer head's.
     pub(super) fn close(&mut self, oid: Oid, last: Tid) {
         if let Some(Revisions { newest, .. }) = self.0.get_mut(&oid)
-            && newest.until == Rev::Head
+            && newest.until == OPEN
         {
             debug_assert!(newest.serial <= last, "made after the state it was head's");
-            newest.until = Rev::At(last);
+            newest.until = last;
         }
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.values().map(|r| 1 + r.older.len()).sum()
+        self.0.values().map(|r| 1 + r.older().len()).sum()
     }
 }

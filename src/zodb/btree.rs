@@ -55,13 +55,10 @@ impl Coverage {
 
     /// What child `i` of a node with this coverage covers.
     pub fn child(self, inner: &Inner, i: usize) -> Self {
-        let separators = inner.separators();
-        let lo = i
-            .checked_sub(1)
-            .map_or(self.lo, |before| separators[before]);
+        let (before, after) = inner.around(i);
         Self {
-            lo,
-            hi: separators.get(i).copied().or(self.hi),
+            lo: before.unwrap_or(self.lo),
+            hi: after.or(self.hi),
         }
     }
 }
@@ -261,14 +258,14 @@ pub(super) fn enter<'o, O: Objects + ?Sized>(
     let Some(object) = ask.get(node.oid)? else {
         return Ok(None);
     };
-    let (level, keys) = match object {
+    let (level, ends) = match object {
         Object::Tree(tree) if tree.family == family => match &tree.node {
-            Node::Empty => (Level::Empty, &[][..]),
-            Node::Inline(bucket) => (Level::Within(bucket), bucket.keys()),
-            Node::Inner(inner) => (Level::Inner(inner), inner.separators()),
+            Node::Empty => (Level::Empty, None),
+            Node::Inline(bucket) => (Level::Within(bucket), bucket.ends()),
+            Node::Inner(inner) => (Level::Inner(inner), inner.ends()),
         },
         Object::Bucket(bucket) if bucket.family() == family && !root => {
-            (Level::Leaf(bucket), bucket.keys())
+            (Level::Leaf(bucket), bucket.ends())
         }
         object => {
             let expected = if root {
@@ -284,7 +281,7 @@ pub(super) fn enter<'o, O: Objects + ?Sized>(
         }
     };
     // Keys increase, so the outermost speak for all.
-    for &key in keys.first().into_iter().chain(keys.last()) {
+    for key in ends.into_iter().flatten() {
         if !node.cover.contains(key) {
             return Err(fault(node.oid, TreeFault::Coverage { key }));
         }
@@ -331,7 +328,7 @@ impl<'o, O: Objects + ?Sized> Walk<'_, 'o, O> {
         let level = enter(self.ask, self.family, node, above.is_none())?;
         let empty = match level {
             Some(Level::Empty) => true,
-            Some(Level::Within(bucket) | Level::Leaf(bucket)) => bucket.keys().is_empty(),
+            Some(Level::Within(bucket) | Level::Leaf(bucket)) => bucket.is_empty(),
             _ => false,
         };
         self.empty += usize::from(empty);

@@ -1,8 +1,8 @@
 //! A record to a class and a state.
 //!
 //! What a record can tell by itself is checked here: the shape of the state, keys that fit and increase, numbers
-//! that are positive. Keys and values of a node come out as plain arrays, so that a walk touches little memory
-//! and a cached node costs what it says (`cost`). Bytes of blocks and chunks stay slices of their record.
+//! that are positive. Keys and values of a node come out as plain arrays or less ([`keys`]), so that a walk touches
+//! little memory and a cached node costs what it says (`cost`). Bytes of blocks and chunks stay slices of their record.
 //!
 //! ```text
 //! ZBigFile   (blksize, Ref LOBTree)
@@ -16,8 +16,10 @@
 //!
 //! The next and the first bucket serve ZODB's iteration; here they only have to be references.
 
+mod keys;
 mod state;
 
+use self::keys::Keys;
 use self::state::State;
 use super::class::{Family, Hint, Kind, OtherClass};
 use crate::base::limit::RECORD_BYTES_MAX;
@@ -83,8 +85,8 @@ pub enum Node {
 /// Children of a node, and the keys that separate them. Separators need not occur as keys.
 #[derive(Clone, Debug)]
 pub struct Inner {
-    /// Strictly increasing, one less than children.
-    separators: Box<[i64]>,
+    /// One less than children.
+    separators: Keys,
     children: Box<[Oid]>,
 }
 
@@ -92,10 +94,19 @@ pub struct Inner {
 #[derive(Clone, Debug)]
 pub struct Bucket {
     family: Family,
-    /// Strictly increasing.
-    keys: Box<[i64]>,
-    oids: Box<[Oid]>,
-    hints: Box<[Hint]>,
+    keys: Keys,
+    entries: Entries,
+}
+
+/// As many as there are keys.
+#[derive(Clone, Debug)]
+enum Entries {
+    /// Oids of blocks of one class that came to be in order: each is one more than the one before.
+    Run { first: Oid, hint: Hint },
+    /// References that say the same of their class.
+    Alike { oids: Box<[Oid]>, hint: Hint },
+    /// Any.
+    List(Box<[Entry]>),
 }
 
 /// What a key leads to.
@@ -249,9 +260,7 @@ impl Object {
             Self::Tree(tree) => match &tree.node {
                 Node::Empty => 0,
                 Node::Inline(bucket) => bucket.cost(),
-                Node::Inner(inner) => {
-                    size_of_val(&*inner.separators) + size_of_val(&*inner.children)
-                }
+                Node::Inner(inner) => inner.separators.cost() + size_of_val(&*inner.children),
             },
             Self::Bucket(bucket) => bucket.cost(),
             Self::Blk0(data) | Self::Data(data) => data.len() + RECORD_AROUND_DATA,
@@ -262,9 +271,18 @@ impl Object {
 }
 
 impl Inner {
-    /// Keys between the children.
-    pub fn separators(&self) -> &[i64] {
-        &self.separators
+    /// From separators that increase strictly, and one child more.
+    fn new(separators: Vec<i64>, children: Vec<Oid>) -> Self {
+        debug_assert_eq!(separators.len() + 1, children.len());
+        Self {
+            separators: Keys::new(separators),
+            children: children.into(),
+        }
+    }
+
+    /// Keys between the children, in order.
+    pub fn separators(&self) -> impl Iterator<Item = i64> {
+        self.separators.iter()
     }
 
     /// Children, one more than separators.
@@ -272,56 +290,113 @@ impl Inner {
         &self.children
     }
 
+    /// The separators before and after child `i`; none before the first and after the last.
+    pub fn around(&self, i: usize) -> (Option<i64>, Option<i64>) {
+        let before = i.checked_sub(1).map(|before| self.separators.at(before));
+        let after = (i < self.separators.len()).then(|| self.separators.at(i));
+        (before, after)
+    }
+
+    /// The least and the greatest separator.
+    pub fn ends(&self) -> Option<[i64; 2]> {
+        self.separators.ends()
+    }
+
     /// Number of the child that covers a key.
     pub fn child_of(&self, key: i64) -> usize {
-        self.separators
-            .partition_point(|&separator| separator <= key)
+        self.separators.not_above(key)
     }
 }
 
 impl Bucket {
+    /// From keys that increase strictly, and as many entries.
+    fn new(family: Family, keys: Vec<i64>, entries: Vec<Entry>) -> Self {
+        debug_assert_eq!(keys.len(), entries.len());
+        Self {
+            family,
+            keys: Keys::new(keys),
+            entries: Entries::new(entries),
+        }
+    }
+
     /// What keys it has.
     pub fn family(&self) -> Family {
         self.family
     }
 
-    /// Its keys, strictly increasing.
-    pub fn keys(&self) -> &[i64] {
-        &self.keys
+    /// Whether it has no keys.
+    pub fn is_empty(&self) -> bool {
+        self.keys.len() == 0
+    }
+
+    /// The least and the greatest key.
+    pub fn ends(&self) -> Option<[i64; 2]> {
+        self.keys.ends()
     }
 
     /// What a key leads to.
     pub fn get(&self, key: i64) -> Option<Entry> {
-        self.keys.binary_search(&key).ok().map(|i| self.entry(i))
+        self.keys.find(key).map(|i| self.entries.at(i))
     }
 
-    /// The greatest key that is not above `key`.
+    /// The greatest key that is not above `key`, and what it leads to.
     pub fn floor(&self, key: i64) -> Option<(i64, Entry)> {
-        let above = self.keys.partition_point(|&k| k <= key);
-        let i = above.checked_sub(1)?;
-        Some((self.keys[i], self.entry(i)))
+        let i = self.keys.not_above(key).checked_sub(1)?;
+        Some((self.keys.at(i), self.entries.at(i)))
     }
 
     /// Keys from `first` to `last`, both included, with what they lead to.
     pub fn range(&self, first: i64, last: i64) -> impl Iterator<Item = (i64, Entry)> {
-        let from = self.keys.partition_point(|&k| k < first);
-        let to = self.keys.partition_point(|&k| k <= last);
-        (from..to).map(|i| (self.keys[i], self.entry(i)))
+        let places = self.keys.below(first)..self.keys.not_above(last);
+        places.map(|i| (self.keys.at(i), self.entries.at(i)))
     }
 
     /// All keys with what they lead to.
     pub fn iter(&self) -> impl Iterator<Item = (i64, Entry)> {
-        self.range(i64::MIN, i64::MAX)
+        (0..self.keys.len()).map(|i| (self.keys.at(i), self.entries.at(i)))
     }
 
-    fn entry(&self, i: usize) -> Entry {
-        Entry {
-            oid: self.oids[i],
-            hint: self.hints[i],
+    fn cost(&self) -> usize {
+        self.keys.cost() + self.entries.cost()
+    }
+}
+
+impl Entries {
+    fn new(entries: Vec<Entry>) -> Self {
+        let Some(&Entry { oid: first, hint }) = entries.first() else {
+            return Self::List(Box::default());
+        };
+        if entries.iter().any(|entry| entry.hint != hint) {
+            return Self::List(entries.into());
+        }
+        let is_run =
+            |(i, entry): (usize, &Entry)| first.0.checked_add(i as u64) == Some(entry.oid.0);
+        if entries.iter().enumerate().all(is_run) {
+            return Self::Run { first, hint };
+        }
+        let oids = entries.iter().map(|entry| entry.oid).collect();
+        Self::Alike { oids, hint }
+    }
+
+    fn at(&self, i: usize) -> Entry {
+        match self {
+            Self::Run { first, hint } => Entry {
+                oid: Oid(first.0 + i as u64),
+                hint: *hint,
+            },
+            Self::Alike { oids, hint } => Entry {
+                oid: oids[i],
+                hint: *hint,
+            },
+            Self::List(entries) => entries[i],
         }
     }
 
     fn cost(&self) -> usize {
-        size_of_val(&*self.keys) + size_of_val(&*self.oids) + size_of_val(&*self.hints)
+        match self {
+            Self::Run { .. } => 0,
+            Self::Alike { oids, .. } => size_of_val(&**oids),
+            Self::List(entries) => size_of_val(&**entries),
+        }
     }
 }

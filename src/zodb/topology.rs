@@ -218,7 +218,7 @@ fn known(node: PathNode, level: &Level<'_>) -> Next {
                 let cover = cover.child(inner, i);
                 Next::Open(PathNode { oid, cover })
             });
-            let shape = Shape::Inner(inner.separators().to_vec());
+            let shape = Shape::Inner(inner.separators().collect());
             Next::Known(of(shape, false), open.collect())
         }
     }

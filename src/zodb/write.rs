@@ -228,12 +228,12 @@ mod tests {
         let Object::Tree(tree) = read(small_tree(Family::Lo, &content)) else {
             panic!()
         };
-        assert!(matches!(tree.node, Node::Inline(leaf) if leaf.keys() == [0, 1 << 40]));
+        assert!(matches!(tree.node, Node::Inline(leaf) if leaf.ends() == Some([0, 1 << 40])));
         let children = [(0, Oid(3)), (60, Oid(4))];
         let Object::Tree(tree) = read(node(Family::Io, &children, Child::Bucket, Oid(3))) else {
             panic!()
         };
-        assert!(matches!(tree.node, Node::Inner(inner) if inner.separators() == [60]));
+        assert!(matches!(tree.node, Node::Inner(inner) if inner.ends() == Some([60, 60])));
         assert!(matches!(read(root()), Object::Other(_)));
     }
 }

@@ -1,6 +1,6 @@
 //! From the state of a record to what the object holds.
 
-use super::{BigFile, Bucket, Expected, Inner, Node, Object, ObjectError, Tree};
+use super::{BigFile, Bucket, Entry, Expected, Inner, Node, Object, ObjectError, Tree};
 use crate::base::{BlkSize, Oid};
 use crate::wire::pickle::{GlobalId, Record, Value};
 use crate::zodb::class::{Family, Hint, Kind};
@@ -127,20 +127,16 @@ impl<'a> State<'a> {
         }
         let count = pairs.len() / 2;
         let mut keys = Vec::with_capacity(count);
-        let mut oids = Vec::with_capacity(count);
-        let mut hints = Vec::with_capacity(count);
+        let mut entries = Vec::with_capacity(count);
         for pair in pairs.chunks_exact(2) {
             keys.push(self.key(pair[0], family, keys.last())?);
             let (oid, kind) = self.reference(pair[1])?;
-            oids.push(oid);
-            hints.push(Hint::of(kind));
+            entries.push(Entry {
+                oid,
+                hint: Hint::of(kind),
+            });
         }
-        Ok(Bucket {
-            family,
-            keys: keys.into(),
-            oids: oids.into(),
-            hints: hints.into(),
-        })
+        Ok(Bucket::new(family, keys, entries))
     }
 
     fn tree(&mut self, value: Value, family: Family) -> Outcome<Node> {
@@ -181,9 +177,6 @@ impl<'a> State<'a> {
         if seen == (true, true) {
             return Err(ObjectError::Mixed { kind: self.kind });
         }
-        Ok(Inner {
-            separators: separators.into(),
-            children: children.into(),
-        })
+        Ok(Inner::new(separators, children))
     }
 }

@@ -15,7 +15,7 @@ use crate::base::limit::TREE_EMPTY_MAX;
 use crate::base::{BlkNo, BlkSize, Oid};
 use crate::wire::pickle::{PickleError, ValueKind};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const BLK: Oid = Oid(77);
 const LO: Family = Family::Lo;

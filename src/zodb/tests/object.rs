@@ -156,11 +156,65 @@ fn objects_are_shared_between_threads_and_know_their_cost() {
     let cost = decode(node(LO, "Bucket", &lo_state(&[1, 2, 3])))
         .unwrap()
         .cost();
-    assert_eq!(cost, size_of::<Object>() + 3 * 17);
+    // All of them lead to one block: keys cost nothing, what they lead to does.
+    assert_eq!(cost, size_of::<Object>() + 3 * 8);
     assert!(
         decode(wendelin("ZBlk0", &bytes(&[1; 1000])))
             .unwrap()
             .cost()
             > 1000
     );
+}
+
+/// However it is held, a leaf is what its record says.
+#[test]
+fn leaves_of_every_kind_are_what_their_records_say() {
+    let mut rng = Rng(7);
+    let mut held = BTreeSet::new();
+    for _ in 0..2000 {
+        let len = rng.below(9);
+        let (mut key, mut oid) = (rng.below(100) as i64 - 50, rng.below(1000) as u64);
+        let (gaps, breaks, mixed) = (rng.one_in(2), rng.one_in(2), rng.one_in(2));
+        let items: Vec<_> = (0..len)
+            .map(|_| {
+                key += 1 + if gaps { rng.below(3) as i64 } else { 0 };
+                oid += 1 + if breaks { rng.below(3) as u64 } else { 0 };
+                let is_blk1 = mixed && rng.one_in(2);
+                (key, Oid(oid), if is_blk1 { "ZBlk1" } else { "ZBlk0" })
+            })
+            .collect();
+        let object = decode(node(LO, "Bucket", &bucket_state(&items))).unwrap();
+        let Object::Bucket(bucket) = &object else {
+            panic!("{object:?}")
+        };
+        held.insert(object.cost() - size_of::<Object>() == 0);
+        let wanted: Vec<_> = items
+            .iter()
+            .map(|&(key, oid, class)| {
+                let hint = match class {
+                    "ZBlk1" => Hint::Blk1,
+                    _ => Hint::Blk0,
+                };
+                (key, Entry { oid, hint })
+            })
+            .collect();
+        assert_eq!(bucket.iter().collect::<Vec<_>>(), wanted);
+        let ends = wanted.first().zip(wanted.last());
+        assert_eq!(bucket.ends(), ends.map(|(a, b)| [a.0, b.0]));
+        assert_eq!(bucket.is_empty(), wanted.is_empty());
+        for key in -60..150 {
+            let at = wanted.iter().find(|w| w.0 == key).map(|w| w.1);
+            assert_eq!(bucket.get(key), at);
+            let floor = wanted.iter().rev().find(|w| w.0 <= key).copied();
+            assert_eq!(bucket.floor(key), floor);
+            let last = key + rng.below(20) as i64;
+            let within: Vec<_> = wanted
+                .iter()
+                .filter(|w| (key..=last).contains(&w.0))
+                .copied()
+                .collect();
+            assert_eq!(bucket.range(key, last).collect::<Vec<_>>(), within);
+        }
+    }
+    assert_eq!(held.len(), 2, "some need no array, some do");
 }
