@@ -52,6 +52,8 @@ pub(crate) struct Inode {
     pub(crate) excused: u64,
     /// Those that are not back yet.
     pub(crate) went: u64,
+    /// Pages that came since the daemon began anew with their block.
+    pub(crate) known: u64,
     /// Pages that nobody notes a block for: they were behind the end of the file, or are there in spite of O_DIRECT.
     pub(crate) aside: u64,
     /// The state in which each page was stored, and one; 0 if it was not, or one of its block went, of which there are so many.
@@ -362,7 +364,11 @@ impl Kernel {
             (Op::Lookup, Outcome::Entry { node, size }) => {
                 let dropped = self.drops.get(&node).copied();
                 let lost = self.gone.get(&(request.rev, request.file)).copied();
-                let was_forgotten = self.forgotten.contains(&node);
+                // What notes the daemon has of it are of pages that went with the inode before.
+                let went = match self.forgotten.contains(&node) {
+                    true => u64::MAX,
+                    false => 0,
+                };
                 let inode = self.inodes.entry(node).or_insert_with(|| Inode {
                     file: request.file,
                     rev: request.rev,
@@ -371,8 +377,9 @@ impl Kernel {
                     lost: lost.unwrap_or([Tid::ZERO; PAGES]),
                     coming: [0; PAGES],
                     uncounted: 0,
-                    excused: if was_forgotten { u64::MAX } else { 0 },
-                    went: 0,
+                    excused: went,
+                    went,
+                    known: 0,
                     aside: 0,
                     stored: [0; PAGES],
                     per_block: 1,
@@ -445,6 +452,7 @@ impl Kernel {
         for page in first..first + count {
             inode.uncounted &= !(1 << page);
             inode.went &= !(1 << page);
+            inode.known |= 1 << page;
             inode.uncounted |= others & 1 << page;
             let is_aside = (page - first) * PAGE >= data.len() || direct.is_some();
             inode.aside = inode.aside & !(1 << page) | u64::from(is_aside) << page;
@@ -601,7 +609,10 @@ impl Kernel {
         bytes[..part.len()].copy_from_slice(part);
         inode.pages[page] = Page::Cached(bytes);
         inode.of[page] = at;
-        inode.aside &= !(1 << page);
+        inode.known |= 1 << page;
+        // Others of its block went since it was given: nobody brings more of it.
+        let is_aside = inode.stored[page] == 0;
+        inode.aside = inode.aside & !(1 << page) | u64::from(is_aside) << page;
         inode.went &= !(1 << page);
     }
 
@@ -639,7 +650,7 @@ impl Kernel {
         if let Some(inode) = self.inodes.get_mut(&node)
             && matches!(inode.pages[page], Page::Cached(_))
         {
-            inode.evict(page);
+            inode.drop(page);
         }
     }
 }

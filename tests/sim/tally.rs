@@ -112,6 +112,22 @@ impl Inode {
         self.stored[first..end].fill(0);
     }
 
+    /// The daemon knows nothing of these pages any more: who reads one of them brings them all, but those that come before they are
+    /// dropped.
+    pub(crate) fn begin_anew(&mut self, pages: u64) {
+        self.excused &= !pages;
+        self.known &= !pages;
+    }
+
+    /// A page is dropped because its block changed.
+    pub(crate) fn drop(&mut self, page: usize) {
+        let excused = self.excused;
+        self.evict(page);
+        if self.known & 1 << page == 0 {
+            self.excused = excused;
+        }
+    }
+
     pub(crate) fn evict(&mut self, page: usize) {
         if self.uncounted & 1 << page == 0 {
             self.lose(page, self.of[page]);

@@ -311,18 +311,22 @@ impl Worker {
 impl Shared {
     /// Pages are about to be dropped: what is noted of their blocks is over.
     pub(crate) fn let_notes_go(&mut self, drops: &[Drop]) {
+        // What was settled and is pushed only now comes behind the drop, and nobody knows of it.
+        for drop in drops {
+            if let Drop::Pages { node, off, len } = drop
+                && let Some(inode) = self.kernel.inodes.get_mut(node)
+            {
+                inode.stored = [0; PAGES];
+                let end = if *len == 0 { u64::MAX } else { off + len };
+                let is_dropped = |page: &usize| (*off..end).contains(&((page * PAGE) as u64));
+                let dropped = (0..PAGES).filter(is_dropped);
+                inode.begin_anew(dropped.map(|page| 1 << page).sum());
+            }
+        }
         if self.is(Mutant::NotesOutlive) {
             return;
         }
         let gone = Gone::new(drops);
-        // What was settled and is pushed only now comes behind the drop, and nobody knows of it.
-        for drop in drops {
-            if let Drop::Pages { node, .. } = drop
-                && let Some(inode) = self.kernel.inodes.get_mut(node)
-            {
-                inode.stored = [0; PAGES];
-            }
-        }
         let is_gone = |place, len| gone.has(place, len);
         self.meetings.let_go(is_gone);
         self.touches.iter_mut().for_each(|t| t.let_go(is_gone));
