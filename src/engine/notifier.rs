@@ -66,18 +66,8 @@ impl Store {
     }
 
     fn meets(&self, drop: &Drop) -> bool {
-        match (self, drop) {
-            (
-                Self::Pages { node, off, data },
-                Drop::Pages {
-                    node: of,
-                    off: lo,
-                    len,
-                },
-            ) => {
-                let hi = if *len == 0 { u64::MAX } else { lo + len };
-                node == of && *off < hi && *lo < off + data.len() as u64
-            }
+        match self {
+            Self::Pages { node, off, data } => drop.meets(*node, &(*off..off + data.len() as u64)),
             _ => false,
         }
     }

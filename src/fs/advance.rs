@@ -33,6 +33,7 @@
 
 use crate::base::{BlkNo, NodeId, Oid, Tid};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 /// Pages are dropped whole.
 const PAGE: u64 = 4096;
@@ -135,6 +136,24 @@ pub enum Drop {
     },
     /// Attributes of a file.
     Attributes(NodeId),
+}
+
+impl Drop {
+    /// The bytes whose pages go, of which file.
+    pub fn pages(&self) -> Option<(NodeId, Range<u64>)> {
+        match *self {
+            Self::Pages { node, off, len: 0 } => Some((node, off..u64::MAX)),
+            Self::Pages { node, off, len } => Some((node, off..off + len)),
+            Self::Attributes(_) => None,
+        }
+    }
+
+    /// Whether some of these bytes of a file go.
+    pub fn meets(&self, node: NodeId, bytes: &Range<u64>) -> bool {
+        let is_met = |gone: Range<u64>| bytes.start < gone.end && gone.start < bytes.end;
+        self.pages()
+            .is_some_and(|(of, gone)| of == node && is_met(gone))
+    }
 }
 
 #[derive(Debug)]
@@ -358,6 +377,24 @@ mod tests {
 
     fn pages(node: NodeId, off: u64, len: u64) -> Drop {
         Drop::Pages { node, off, len }
+    }
+
+    #[test]
+    fn a_drop_meets_what_it_takes_something_of() {
+        let drop = pages(A, 8192, 4096);
+        for (bytes, is_met) in [
+            (0..8192, false),
+            (0..8193, true),
+            (9000..9001, true),
+            (0..u64::MAX, true),
+            (12287..99999, true),
+            (12288..99999, false),
+        ] {
+            assert_eq!(drop.meets(A, &bytes), is_met, "{bytes:?}");
+            assert!(!drop.meets(B, &bytes) && !Drop::Attributes(A).meets(A, &bytes));
+        }
+        let rest = pages(A, 8192, 0);
+        assert!(rest.meets(A, &(1 << 60..1 << 61)) && !rest.meets(A, &(0..8192)));
     }
 
     #[test]

@@ -169,9 +169,9 @@ impl Gone {
     pub fn new(drops: &[Drop]) -> Self {
         let mut gone = Self::default();
         for drop in drops {
-            if let Drop::Pages { node, off, len } = *drop {
-                let end = if len == 0 { u64::MAX } else { off + len };
-                gone.files.entry(node).or_default().push((off, end));
+            if let Some((node, bytes)) = drop.pages() {
+                let ranges = gone.files.entry(node).or_default();
+                ranges.push((bytes.start, bytes.end));
             }
         }
         for ranges in gone.files.values_mut() {

@@ -1,7 +1,7 @@
 //! A record to a class and a state.
 //!
 //! What a record can tell by itself is checked here: the shape of the state, keys that fit and increase, numbers
-//! that are positive. Keys and values of a node come out as plain arrays or less ([`keys`]), so that a walk touches
+//! that are positive. Keys and values of a node come out as plain arrays or less (`keys`), so that a walk touches
 //! little memory and a cached node costs what it says (`cost`). Bytes of blocks and chunks stay slices of their record.
 //!
 //! ```text

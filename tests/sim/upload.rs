@@ -102,6 +102,10 @@ impl Worker {
             return others;
         }
         let is_met = shared.meets.is_met(blksize);
+        let is_whole = off.is_multiple_of(blksize) && (len as u64).is_multiple_of(blksize);
+        if is_whole && !is_met && !shared.touches[self.index].has_any() {
+            return others;
+        }
         let mut told = None;
         if shared.rng.one_in(shared.meets.contended) {
             return others; // somebody has them in use
@@ -313,12 +317,11 @@ impl Shared {
     pub(crate) fn let_notes_go(&mut self, drops: &[Drop]) {
         // What was settled and is pushed only now comes behind the drop, and nobody knows of it.
         for drop in drops {
-            if let Drop::Pages { node, off, len } = drop
-                && let Some(inode) = self.kernel.inodes.get_mut(node)
+            if let Some((node, bytes)) = drop.pages()
+                && let Some(inode) = self.kernel.inodes.get_mut(&node)
             {
                 inode.stored = [0; PAGES];
-                let end = if *len == 0 { u64::MAX } else { off + len };
-                let is_dropped = |page: &usize| (*off..end).contains(&((page * PAGE) as u64));
+                let is_dropped = |page: &usize| bytes.contains(&((page * PAGE) as u64));
                 let dropped = (0..PAGES).filter(is_dropped);
                 inode.begin_anew(dropped.map(|page| 1 << page).sum());
             }
