@@ -110,10 +110,9 @@ impl Bench {
         // A kernel that reclaims ahead of need may take some of it again meanwhile.
         let mut missing = client::read_through(&path)?;
         for _ in 0..5 {
-            missing = match missing {
-                0 => break,
-                _ => client::read_through(&path)?,
-            };
+            if missing > 0 {
+                missing = client::read_through(&path)?;
+            }
         }
         ensure!(
             missing == 0,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   touch FILE BLKSIZE BLOCKS       pread 4 KiB in each block, or in `--max` of them, in random order: p50, p99, max in us; `--cpu N` binds the reader;
-//!                                   `--roam` lets it run on each CPU before; `moves`: how often the scheduler put it on another one
+//!                                   `moves`: how often the scheduler put it on another CPU
 //!   stride FILE BLKSIZE BLOCKS STEP pread the first page of each STEPth block from every CPU, then drop the file
 //!   fault FILE BLKSIZE BLOCKS THREADS     the same through a mapping, MADV_RANDOM: faults a second
 //!   seq FILE BYTES                  read from the start: GB a second
@@ -73,9 +73,6 @@ pub fn run(args: &[String]) -> Result<()> {
         let mut set = CpuSet::new();
         set.set(usize::try_from(number(cpu)?)?)?;
         sched_setaffinity(Pid::from_raw(0), &set)?;
-    }
-    if args.iter().any(|a| a == "--roam") {
-        for_each_cpu(|| Ok(()))?;
     }
     let max = option(args, "--max")
         .map(number)
@@ -204,24 +201,17 @@ fn moves() -> Result<u64> {
         .map_or(Ok(0), |word| number(word.trim()))
 }
 
-/// Runs something on each CPU in turn, and then may run on all of them again.
-fn for_each_cpu(mut run: impl FnMut() -> Result<()>) -> Result<()> {
+/// The same pages from every CPU, and then none of them is cached: what each worker keeps of the file is warm.
+fn stride(file: &str, blksize: u64, pages: &[(u64, u64)], expect: Expect) -> Result<()> {
     let here = sched_getaffinity(Pid::from_raw(0))?;
     for cpu in (0..CpuSet::count()).filter(|&cpu| here.is_set(cpu).unwrap_or(false)) {
         let mut only = CpuSet::new();
         only.set(cpu)?;
         sched_setaffinity(Pid::from_raw(0), &only)?;
-        run()?;
-    }
-    Ok(sched_setaffinity(Pid::from_raw(0), &here)?)
-}
-
-/// The same pages from every CPU, and then none of them is cached: what each worker keeps of the file is warm.
-fn stride(file: &str, blksize: u64, pages: &[(u64, u64)], expect: Expect) -> Result<()> {
-    for_each_cpu(|| {
         touch(file, blksize, pages, expect)?;
-        drop_cache(&File::open(file)?)
-    })
+        drop_cache(&File::open(file)?)?;
+    }
+    Ok(())
 }
 
 fn map(file: &File, len: u64) -> Result<Mmap> {
