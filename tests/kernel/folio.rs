@@ -21,16 +21,12 @@ fn one_page_of_many(transport: Transport) {
         "touch {}/data 0 4194304 huge",
         "touch {}/data 0 4194304",
     ] {
-        stage.ask("set generation 1");
-        stage.ask("inval 0 0");
-        assert_eq!(stage.visit(fill), format!("1x{PAGES}"));
-        exact(&mut stage);
+        exact(&mut stage, |stage| {
+            assert_eq!(stage.visit(fill), format!("1x{PAGES}"));
+        });
     }
     // The same for pages that were stored.
-    stage.ask("inval 0 0");
-    stage.ask("set generation 1");
-    stage.ask("store 0 4194304");
-    exact(&mut stage);
+    exact(&mut stage, |stage| drop(stage.ask("store 0 4194304")));
 
     // A page that is stored in part, and was not there, is not there afterwards.
     stage.ask("inval 0 0");
@@ -47,21 +43,37 @@ fn one_page_of_many(transport: Transport) {
     );
 }
 
-/// All pages are there in generation 1: drops some, looks for them.
-fn exact(stage: &mut Stage) {
+/// Has all pages there in generation 1, drops some, looks for them. Some machines page out with most of their memory free, so that a page
+/// more may be missing: what is not exact is so each time.
+fn exact(stage: &mut Stage, fill: impl Fn(&mut Stage)) {
+    let wanted = [
+        "1023 without 10",
+        "1021 without 10,767,768",
+        "1x10 2x1 1x755 ; 1x1 2x2 1x255",
+        "40960+4096 3141632+4096 3145728+4096",
+    ];
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        stage.ask("set generation 1");
+        stage.ask("inval 0 0");
+        fill(stage);
+        seen.push(dropped(stage));
+        if seen.last().is_some_and(|seen| *seen == wanted) {
+            return;
+        }
+    }
+    panic!("wanted {wanted:?}, seen {seen:#?}");
+}
+
+/// What is there after a page, and then two bytes on either side of a boundary, are dropped; what a reader gets, and asks for.
+fn dropped(stage: &mut Stage) -> [String; 4] {
     stage.ask("set generation 2");
     stage.ask("inval 40960 4096");
-    assert_eq!(stage.visit("cached {}/data 1024"), "1023 without 10");
-    // Two bytes on either side of a boundary are two pages.
+    let one = stage.visit("cached {}/data 1024");
+    // Two pages.
     stage.ask("inval 3145727 2");
-    assert_eq!(
-        stage.visit("cached {}/data 1024"),
-        "1021 without 10,767,768"
-    );
+    let three = stage.visit("cached {}/data 1024");
     stage.ask("reset");
-    assert_eq!(
-        stage.visit("gens {}/data 0 3137536 ; touch {}/data 3137536 1056768 random"),
-        "1x10 2x1 1x755 ; 1x1 2x2 1x255"
-    );
-    assert_eq!(stage.ask("reads"), "40960+4096 3141632+4096 3145728+4096");
+    let read = stage.visit("gens {}/data 0 3137536 ; touch {}/data 3137536 1056768 random");
+    [one, three, read, stage.ask("reads")]
 }
