@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use zring::base::Tid;
 use zring::zodb::write::Leaf;
 
@@ -189,8 +190,14 @@ fn readers_beside_a_writer(transport: Transport) {
         .inside
         .begin(&format!("soak {path} {seconds} {blocks}"));
     let began = Instant::now();
+    let database = File::open(rig.path("Data.fs")).unwrap();
     while began.elapsed() < Duration::from_secs(seconds) {
         let n = ordinal(scene.base.last()) + 1;
+        if n.is_multiple_of(512) {
+            // In ten minutes it outgrows memory, and then the kernel takes of what is read here, too.
+            database.sync_data().unwrap();
+            posix_fadvise(&database, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+        }
         for blk in changes(n, blocks) {
             scene.base.set(0, blk, u32::try_from(n).unwrap());
         }
