@@ -19,10 +19,13 @@ use std::time::{Duration, Instant};
 const SIGNALLED: Duration = Duration::from_millis(50);
 /// The same of those that wait long.
 const LONG: Duration = Duration::from_millis(500);
-/// When those that wait for something to happen are looked at, at the earliest; at the latest after twice as long. Most have gone by then,
-/// and clients that are told of pins come to wait again 10 000 times a second: one timer for all of a moment.
-const FRESH: Duration = Duration::from_millis(50);
-/// How many of them at a time: 20 us each.
+/// How long those that wait for something to happen have waited when they are looked at: so long, and at most twice as long. Most have
+/// gone by then. Clients that are told of pins come to wait again thousands of times a second: one timer for many of them, as the kernel
+/// takes longer to set one than to serve a request (kernel-note 0021).
+const FRESH: Duration = Duration::from_millis(25);
+/// How many of them are taken at a time, most of them gone.
+const BATCH: usize = 64;
+/// How many that are there are looked at of those: 20 us each.
 const AT_ONCE: usize = 4;
 
 /// Whom to look at.
@@ -33,21 +36,39 @@ pub(super) struct Suspects {
     /// They waited already when this was last looked.
     waiting: Vec<Unique>,
     looked: Option<Instant>,
-    /// They wait for something to happen, and were not looked at since they came: those of the last [`FRESH`], answered ones too, up to
-    /// [`limit::FRESH_MAX`].
-    fresh: VecDeque<(Unique, Instant)>,
-    /// When they are looked at next.
-    look: Option<Instant>,
+    fresh: Fresh,
+}
+
+/// Those that wait for something to happen and were not looked at since they came, answered ones too: up to [`limit::FRESH_MAX`], oldest first.
+#[derive(Debug, Default)]
+struct Fresh(VecDeque<(Unique, Instant)>);
+
+impl Fresh {
+    /// How long until some are to be looked at.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        let oldest = self.0.front();
+        oldest.map(|&(_, since)| (2 * FRESH).saturating_sub(now - since))
+    }
+
+    /// The oldest, if it has waited long enough.
+    fn take(&mut self, now: Instant) -> Option<Unique> {
+        let &(unique, since) = self.0.front()?;
+        if now - since < FRESH {
+            return None;
+        }
+        self.0.pop_front();
+        Some(unique)
+    }
 }
 
 impl FileService {
     /// Somebody waits for something to happen.
     pub(super) fn came_to_wait(&mut self, unique: Unique) {
-        if self.suspects.fresh.len() >= limit::FRESH_MAX {
+        if self.suspects.fresh.0.len() >= limit::FRESH_MAX {
             let waiting = self.all_waiting();
-            self.suspects.fresh.retain(|(u, _)| waiting.contains(u));
+            self.suspects.fresh.0.retain(|(u, _)| waiting.contains(u));
         }
-        self.suspects.fresh.push_back((unique, Instant::now()));
+        self.suspects.fresh.0.push_back((unique, Instant::now()));
     }
 
     /// The caller of a parked request was signalled.
@@ -93,24 +114,19 @@ impl FileService {
 
     /// Those that came a moment ago; tells when they are to be looked at.
     fn look_at_fresh(&mut self, port: &mut Port) -> Option<Duration> {
-        if self.suspects.fresh.is_empty() {
-            self.suspects.look = None;
-            return None;
-        }
         let now = Instant::now();
-        let look = *self.suspects.look.get_or_insert(now + FRESH);
-        if look > now {
-            return Some(look - now);
+        let left = self.suspects.fresh.left(now)?;
+        if !left.is_zero() {
+            return Some(left);
         }
         let mut looks = 0;
-        while let Some(&(unique, since)) = self.suspects.fresh.front() {
+        for _ in 0..BATCH {
             if looks == AT_ONCE {
-                return Some(Duration::ZERO);
-            }
-            if now - since < FRESH {
                 break;
             }
-            self.suspects.fresh.pop_front();
+            let Some(unique) = self.suspects.fresh.take(now) else {
+                break;
+            };
             let Some(held) = self.waiting(unique) else {
                 continue;
             };
@@ -120,8 +136,7 @@ impl FileService {
                 self.end_waiting(port, unique);
             }
         }
-        self.suspects.look = (!self.suspects.fresh.is_empty()).then_some(now + FRESH);
-        self.suspects.look.map(|_| FRESH)
+        self.suspects.fresh.left(now)
     }
 
     fn end_signalled(&mut self, port: &mut Port) {
@@ -150,5 +165,48 @@ impl FileService {
         let held = task.held.take().expect("just looked");
         self.reply(port, held, Err(libc::EINTR));
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_often_is_looked_at_in_time_and_sets_few_timers() {
+        let (step, begin) = (Duration::from_micros(100), Instant::now());
+        let (mut fresh, mut timers, mut looked) = (Fresh::default(), 0, 0);
+        let mut due = begin;
+        for n in 0..10_000 {
+            let now = begin + n * step;
+            fresh.0.push_back((Unique(n.into()), now));
+            if fresh.left(now) == Some(Duration::ZERO) {
+                for unique in (0..BATCH).map_while(|_| fresh.take(now)) {
+                    assert_eq!(unique, Unique(looked.into()), "in order");
+                    let waited = now - (begin + looked * step);
+                    assert!((FRESH..=2 * FRESH).contains(&waited), "{waited:?}");
+                    looked += 1;
+                }
+            }
+            let next = now + fresh.left(now).expect("somebody came just now");
+            timers += u32::from(next != due);
+            due = next;
+        }
+        assert!(looked > 9_000, "{looked}");
+        assert!(timers < 200, "{timers} in a second");
+    }
+
+    #[test]
+    fn who_came_a_moment_ago_is_left_for_the_next_time() {
+        let begin = Instant::now();
+        let mut fresh = Fresh::default();
+        let all = [Duration::ZERO, FRESH, FRESH + Duration::from_millis(1)];
+        for (n, came) in (0..).zip(all) {
+            fresh.0.push_back((Unique(n), begin + came));
+        }
+        let now = begin + 2 * FRESH;
+        let taken: Vec<_> = std::iter::from_fn(|| fresh.take(now)).collect();
+        assert_eq!(taken, [Unique(0), Unique(1)]);
+        assert_eq!(fresh.left(now), Some(FRESH + Duration::from_millis(1)));
     }
 }

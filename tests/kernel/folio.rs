@@ -43,26 +43,29 @@ fn one_page_of_many(transport: Transport) {
     );
 }
 
-/// Has all pages there in generation 1, drops some, looks for them. Some machines page out with most of their memory free, so that a page
-/// more may be missing: what is not exact is so each time.
+/// Has all pages there in generation 1, drops some, looks for them. Some machines page out with most of their memory free: where the reader
+/// asks for more than the three pages that were dropped, it is looked at once more.
 fn exact(stage: &mut Stage, fill: impl Fn(&mut Stage)) {
+    let reads = ["40960+4096", "3141632+4096", "3145728+4096"];
     let wanted = [
         "1023 without 10",
         "1021 without 10,767,768",
         "1x10 2x1 1x755 ; 1x1 2x2 1x255",
-        "40960+4096 3141632+4096 3145728+4096",
+        &reads.join(" "),
     ];
-    let mut seen = Vec::new();
-    for _ in 0..3 {
+    for left in (0..3).rev() {
         stage.ask("set generation 1");
         stage.ask("inval 0 0");
         fill(stage);
-        seen.push(dropped(stage));
-        if seen.last().is_some_and(|seen| *seen == wanted) {
+        let seen = dropped(stage);
+        let asked: Vec<&str> = seen[3].split(' ').collect();
+        let is_paged_out =
+            asked.len() > reads.len() && reads.iter().all(|read| asked.contains(read));
+        if left == 0 || !is_paged_out {
+            assert_eq!(seen, wanted);
             return;
         }
     }
-    panic!("wanted {wanted:?}, seen {seen:#?}");
 }
 
 /// What is there after a page, and then two bytes on either side of a boundary, are dropped; what a reader gets, and asks for.

@@ -404,10 +404,9 @@ fn the_second_try_holds_the_address_space(transport: Transport) {
             // It is shared with who looks only, as long as nobody wants to change it.
             let is_shared = way == Way::Refused;
             // Somebody else may want to change it just then: a thread of the process that only begins, the kernel for its own work.
-            for _ in 0..5 {
-                if cmdline_is_read(fault.caller.pid()) == is_shared {
-                    break;
-                }
+            let mut left = if is_shared { 5 } else { 0 };
+            while left > 0 && !cmdline_is_read(fault.caller.pid()) {
+                left -= 1;
                 fault = Fault::second(fault.leave(), "read", way);
             }
             assert_eq!(cmdline_is_read(fault.caller.pid()), is_shared, "{way:?}");

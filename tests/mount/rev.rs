@@ -212,15 +212,12 @@ fn l01_only_so_many_stay_when_nobody_uses_them(transport: Transport) {
         assert_eq!(found, format!("{}x1", n + 1));
     };
     // The first three are open all the time, and mapped, so that the machine does not page them out by itself.
-    for (n, path) in paths.iter().enumerate() {
-        if n < 3 {
-            inside.ask(&format!("hold {path}"));
-        }
+    for (n, path) in paths.iter().enumerate().take(3) {
+        inside.ask(&format!("hold {path}"));
         read(inside, n);
-        if n < 3 {
-            assert_eq!(inside.ask(&format!("cached {path}")), "1x1");
-        }
+        assert_eq!(inside.ask(&format!("cached {path}")), "1x1");
     }
+    (3..tids.len()).for_each(|n| read(inside, n));
     let few = (limit::REVISIONS_MAX + limit::REVISIONS_PRUNED) as u64;
     if !becomes_true(Duration::from_secs(10), || inside.stat("RevHead") <= few) {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
