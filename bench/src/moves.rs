@@ -16,7 +16,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use zring::base::NodeId;
+use zring::base::{NodeId, limit};
 use zring::engine::start::{Choice, start};
 use zring::engine::worker::Service;
 use zring::kernel::mount::{Connection, MountSpec};
@@ -70,7 +70,7 @@ pub fn measure(at: &Path, transport: &str, blksize: u64, count: u64) -> Result<(
         names: Arc::clone(&names),
         came,
     };
-    let running = start(spec, Choice::Force(kind), |_, _, seats| {
+    let running = start(spec, Choice::Force(kind), limit::POLLERS, |_, _, seats| {
         Ok(seats.iter().map(|_| mover.clone()).collect())
     })?;
     let connection = Arc::clone(&running.connection);

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use zring::base::NodeId;
+use zring::base::{NodeId, limit};
 use zring::engine::start::{Choice, start};
 use zring::engine::worker::Service;
 use zring::kernel::mount::MountSpec;
@@ -47,7 +47,7 @@ pub fn serve(at: &Path, transport: &str, file: Option<&Path>) -> Result<()> {
     let stub = Stub {
         file: file.map(File::open).transpose()?.map(Arc::new),
     };
-    let running = start(spec, Choice::Force(kind), |_, _, seats| {
+    let running = start(spec, Choice::Force(kind), limit::POLLERS, |_, _, seats| {
         Ok(seats.iter().map(|_| stub.clone()).collect())
     })?;
     Ok(running.join()?)

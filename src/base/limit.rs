@@ -54,6 +54,10 @@ pub const TABLE_CACHE_BYTES: usize = 256 << 20;
 /// Heads of blocks, chunk tables and places of raw bytes that all workers keep, in bytes.
 pub const BLOCK_CACHE_BYTES: usize = 16 << 20;
 
+/// Workers that look at `/dev/fuse` at any time, unless told otherwise: each request wakes those of them that sleep, which its caller pays for
+/// with 1 to 20 us each (kernel-note 0024), and what comes while all are at work waits until one more is awake.
+pub const POLLERS: usize = 4;
+
 /// Ring entries of one worker. A parked request costs its entry: 8192 parked READs of 128 KiB are 1 GiB at
 /// worst. A worker that holds so many hears nothing more, not even the answers that they wait for: what is parked for long has bounds
 /// below, all of which may come to one worker.

@@ -263,6 +263,7 @@ fn serve(
         database,
         mountpoint,
         transport: request.options.transport,
+        pollers: request.options.pollers,
         max_record: request.options.max_record,
         rules: request.options.rules,
         read_ahead_kb: request.options.read_ahead_kb,

@@ -14,6 +14,7 @@ use std::time::Duration;
 pub(super) const HELP: &str = "\
 options, after -o, separated by commas:
   transport=auto|uring|dev|plain  how requests reach the daemon [auto: the fastest the kernel offers]
+  pollers=N                       by dev and plain: CPUs that wait for requests at once, at least; more when needed [4]
   read_ahead=SIZE                 readahead of the mount [128k; larger windows load neighbours too]
   max_record=SIZE                 largest object record accepted [64M]
   pintimeout=D                    acknowledgement deadline of watch clients, at least 1.5s [30s]
@@ -34,6 +35,7 @@ const PINTIMEOUT_MIN: Duration = Duration::from_millis(1500);
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub(super) transport: Choice,
+    pub(super) pollers: usize,
     pub(super) read_ahead_kb: Option<u32>,
     pub(super) max_record: usize,
     pub(super) rules: Rules,
@@ -50,6 +52,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             transport: Choice::Auto,
+            pollers: limit::POLLERS,
             read_ahead_kb: None,
             max_record: limit::RECORD_BYTES_MAX,
             rules: Rules::new(Duration::from_secs(30)),
@@ -85,8 +88,9 @@ fn near(name: &Option<&'static str>) -> String {
     name.map_or(String::new(), |name| format!("; did you mean {name}?"))
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "transport",
+    "pollers",
     "read_ahead",
     "max_record",
     "pintimeout",
@@ -145,6 +149,10 @@ impl Options {
                     _ => return refuse("transport", "auto, uring, dev or plain"),
                 }
             }
+            "pollers" => match value.parse() {
+                Ok(n) if n > 0 => self.pollers = n,
+                _ => return refuse("pollers", "a number of CPUs from 1 on"),
+            },
             "read_ahead" => match args::size(value).and_then(|n| u32::try_from(n >> 10).ok()) {
                 Some(kb) => self.read_ahead_kb = Some(kb),
                 None => return refuse("read_ahead", "a size such as 128k or 2M"),

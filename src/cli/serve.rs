@@ -271,6 +271,7 @@ fn serve_logged(
         database,
         mountpoint: path,
         transport: settings.options.transport,
+        pollers: settings.options.pollers,
         max_record: settings.options.max_record,
         rules: Rules {
             timeout: settings.pintimeout,

@@ -49,6 +49,8 @@ pub struct Options {
     pub rules: Rules,
     /// Readahead of the mount, KiB; the kernel's own when `None`.
     pub read_ahead_kb: Option<u32>,
+    /// Workers that look at `/dev/fuse` at any time, at least.
+    pub pollers: usize,
     /// Who may enter the mount.
     pub access: Access,
     /// The group that nodes belong to, if not the daemon's.
@@ -168,62 +170,67 @@ pub fn run(
     };
     start.mounts();
     let mut parts = None;
-    let running = start::start(spec, options.transport, |connection, session, seats| {
-        // Before the first reader is answered.
-        if let Some(kb) = options.read_ahead_kb
-            && let Err(error) = connection.set_read_ahead_kb(kb)
-        {
-            log.warning(format!("readahead stays the kernel's: {error}"));
-        }
-        let shared = Arc::new(Shared::new(Setup {
-            at,
-            workers: seats.len(),
-            zurl: options.zurl.clone(),
-            pintimeout: format!("{:.1}", options.rules.timeout.as_secs_f64()),
-            owner: owner(options),
-            user_links: options.rules.others.links,
-            files,
-            max_record: options.max_record,
-            debug: options.debug,
-            prunes: session.minor >= PRUNES,
-            trace: options.trace,
-            is_drop_in: options.ending != Ending::Orderly,
-            upstream: link.clone(),
-            log: log.clone(),
-        }));
-        let (senders, inboxes): (Vec<_>, Vec<_>) = seats
-            .iter()
-            .map(|seat| {
-                let (sender, inbox) = unbounded();
-                (Mailbox::new(sender, seat.waker.clone()), inbox)
-            })
-            .unzip();
-        let (noters, notes): (Vec<_>, Vec<_>) = seats.iter().map(|_| notes::channel()).unzip();
-        let services = inboxes
-            .into_iter()
-            .zip(noters)
-            .enumerate()
-            .map(|(index, (inbox, notes))| {
-                let links = Links {
-                    inbox,
-                    workers: senders.clone(),
-                    control: control.clone(),
-                    notes,
-                    keeper: keeper.clone(),
-                    place: place.clone(),
-                    connection: Arc::clone(connection),
-                };
-                FileService::new(index, Arc::clone(&shared), links, view.clone())
-            })
-            .collect();
-        let inboxes = Inboxes {
-            advance,
-            keeps: keeps_inbox,
-        };
-        notifier::start(connection, &shared, inboxes, control.clone())?;
-        parts = Some((shared, senders, notes));
-        Ok(services)
-    })?;
+    let running = start::start(
+        spec,
+        options.transport,
+        options.pollers,
+        |connection, session, seats| {
+            // Before the first reader is answered.
+            if let Some(kb) = options.read_ahead_kb
+                && let Err(error) = connection.set_read_ahead_kb(kb)
+            {
+                log.warning(format!("readahead stays the kernel's: {error}"));
+            }
+            let shared = Arc::new(Shared::new(Setup {
+                at,
+                workers: seats.len(),
+                zurl: options.zurl.clone(),
+                pintimeout: format!("{:.1}", options.rules.timeout.as_secs_f64()),
+                owner: owner(options),
+                user_links: options.rules.others.links,
+                files,
+                max_record: options.max_record,
+                debug: options.debug,
+                prunes: session.minor >= PRUNES,
+                trace: options.trace,
+                is_drop_in: options.ending != Ending::Orderly,
+                upstream: link.clone(),
+                log: log.clone(),
+            }));
+            let (senders, inboxes): (Vec<_>, Vec<_>) = seats
+                .iter()
+                .map(|seat| {
+                    let (sender, inbox) = unbounded();
+                    (Mailbox::new(sender, seat.waker.clone()), inbox)
+                })
+                .unzip();
+            let (noters, notes): (Vec<_>, Vec<_>) = seats.iter().map(|_| notes::channel()).unzip();
+            let services = inboxes
+                .into_iter()
+                .zip(noters)
+                .enumerate()
+                .map(|(index, (inbox, notes))| {
+                    let links = Links {
+                        inbox,
+                        workers: senders.clone(),
+                        control: control.clone(),
+                        notes,
+                        keeper: keeper.clone(),
+                        place: place.clone(),
+                        connection: Arc::clone(connection),
+                    };
+                    FileService::new(index, Arc::clone(&shared), links, view.clone())
+                })
+                .collect();
+            let inboxes = Inboxes {
+                advance,
+                keeps: keeps_inbox,
+            };
+            notifier::start(connection, &shared, inboxes, control.clone())?;
+            parts = Some((shared, senders, notes));
+            Ok(services)
+        },
+    )?;
     drop(view);
     let minor = running.connection.device.map(|(_, minor)| minor);
     if let Err(error) = running.connection.guard.start(minor) {

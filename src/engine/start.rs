@@ -8,7 +8,8 @@
 //! From the INIT reply until every queue has an entry, callers block in the kernel; whatever fails in
 //! between aborts the connection, so that none hangs (kernel-note 0002).
 
-use super::worker::{self, End, Flags, Service};
+use super::pollers::Pollers;
+use super::worker::{self, End, Service};
 use crate::base::limit;
 use crate::kernel::dev::{self, Dev};
 use crate::kernel::loads::{Loads, Pool};
@@ -126,13 +127,14 @@ fn choose(choice: Choice) -> Result<TransportKind, StartError> {
     }
 }
 
-/// Mounts and serves. `make` builds the service of each seat, on the calling thread; `seats` are all of them.
+/// Mounts and serves. So many `pollers` at least look at `/dev/fuse`. `make` builds the service of each seat, on the calling thread; `seats` are all of them.
 ///
 /// # Errors
 /// Nothing is left mounted then.
 pub fn start<S: Service + Send + 'static>(
     spec: MountSpec,
     choice: Choice,
+    pollers: usize,
     make: impl FnOnce(&Arc<Connection>, &Session, &[Seat]) -> io::Result<Vec<S>>,
 ) -> Result<Running, StartError> {
     let mut transport = choose(choice)?;
@@ -145,7 +147,7 @@ pub fn start<S: Service + Send + 'static>(
             }
             transport = TransportKind::Dev;
         }
-        let crew = Crew::gather(transport, &connection).map_err(StartError::Workers)?;
+        let crew = Crew::gather(transport, pollers, &connection).map_err(StartError::Workers)?;
         let seats = crew.seats.clone();
         let services = make(&connection, &session, &seats).map_err(StartError::Workers)?;
         let threads = crew.run(services).map_err(StartError::Workers)?;
@@ -173,11 +175,15 @@ struct Crew {
     clones: Vec<File>,
     pool: Option<Pool>,
     connection: Arc<Connection>,
-    flags: Arc<Flags>,
+    pollers: Arc<Pollers>,
 }
 
 impl Crew {
-    fn gather(transport: TransportKind, connection: &Arc<Connection>) -> io::Result<Self> {
+    fn gather(
+        transport: TransportKind,
+        pollers: usize,
+        connection: &Arc<Connection>,
+    ) -> io::Result<Self> {
         let cpus = proc::cpus_allowed();
         let seats = (0..cpus.len())
             .map(|index| {
@@ -194,7 +200,10 @@ impl Crew {
         let pool = (transport == TransportKind::Plain)
             .then(Pool::new)
             .transpose()?;
-        let (connection, flags) = (Arc::clone(connection), Arc::default());
+        let wakers = seats.iter().map(|seat: &Seat| seat.waker.clone());
+        let workers = cpus.iter().copied().zip(wakers).collect();
+        let pollers = Pollers::new(workers, pollers, transport == TransportKind::Uring);
+        let (connection, pollers) = (Arc::clone(connection), Arc::new(pollers));
         Ok(Self {
             transport,
             cpus,
@@ -202,7 +211,7 @@ impl Crew {
             clones,
             pool,
             connection,
-            flags,
+            pollers,
         })
     }
 
@@ -210,19 +219,18 @@ impl Crew {
         self,
         services: Vec<S>,
     ) -> io::Result<Vec<JoinHandle<End>>> {
-        let wakers: Vec<_> = self.seats.iter().map(|s| s.waker.clone()).collect();
         let mut threads = Vec::new();
+        let pollers = Arc::clone(&self.pollers);
         let places = self.seats.iter().zip(self.clones).zip(services);
         for ((seat, clone), mut service) in places {
-            let (connection, flags) = (Arc::clone(&self.connection), Arc::clone(&self.flags));
+            let (connection, pollers) = (Arc::clone(&self.connection), Arc::clone(&self.pollers));
             let (transport, pool) = (self.transport, self.pool.clone());
-            let (cpu, waker, wakers) = (self.cpus[seat.index], seat.waker.clone(), wakers.clone());
-            let qids = queues_of(seat.index, &self.cpus);
-            let poll_dev = transport == TransportKind::Dev || seat.index == 0;
+            let (cpu, index, waker) = (self.cpus[seat.index], seat.index, seat.waker.clone());
+            let qids = queues_of(index, &self.cpus);
             let body = move || {
                 proc::pin(cpu);
                 let dev = Dev::new(clone);
-                let made = make_port(transport, pool, dev, poll_dev, waker).and_then(|mut port| {
+                let made = make_port(transport, pool, dev, waker).and_then(|mut port| {
                     if transport == TransportKind::Uring {
                         let own = u16::try_from(cpu).map_err(io::Error::other)?;
                         port.register_queues(&connection.fuse, own, &qids, limit::PAYLOAD_BYTES)?;
@@ -230,18 +238,23 @@ impl Crew {
                     Ok(port)
                 });
                 let end = match made {
-                    Ok(port) => worker::run(port, &mut service, &flags, |_errno| {
-                        wakers.iter().for_each(Waker::wake);
-                    }),
+                    Ok(port) => worker::run(index, port, &mut service, &pollers),
                     Err(error) => End::Failed(error),
                 };
+                pollers.end();
                 if matches!(end, End::Failed(_)) {
                     // Callers would wait for this worker's queues for ever.
                     let _ = connection.abort();
                 }
                 end
             };
-            threads.push(proc::spawn(&format!("zring-w{}", seat.index), body)?);
+            threads.push(proc::spawn(&format!("zring-w{index}"), body)?);
+        }
+        if pollers.wants_balance() {
+            threads.push(proc::spawn("zring-pollers", move || {
+                pollers.balance(proc::cpu_of);
+                End::Gone
+            })?);
         }
         Ok(threads)
     }
@@ -251,7 +264,6 @@ fn make_port(
     transport: TransportKind,
     pool: Option<Pool>,
     dev: Dev,
-    poll_dev: bool,
     waker: Waker,
 ) -> io::Result<Port> {
     if let Some(pool) = pool {
@@ -261,7 +273,6 @@ fn make_port(
     Ok(Port::on_ring(
         Ring::new().map_err(io::Error::other)?,
         dev,
-        poll_dev,
         waker,
     ))
 }

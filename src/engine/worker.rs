@@ -3,9 +3,9 @@
 //! What is served is a [`Service`], owned by its worker outright. The loop itself knows requests only as values
 //! to pass on, so that a stub, a test and the file system run on the same code.
 
+use super::pollers::{Pollers, Turn};
 use crate::kernel::port::{Events, Held, Port, ReadDone};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What a worker serves.
@@ -30,13 +30,6 @@ pub trait Service {
     fn gone(&mut self, port: &mut Port);
 }
 
-/// What the workers of one connection share beside their channels.
-#[derive(Debug, Default)]
-pub struct Flags {
-    /// The kernel refused ring entries: requests come by `/dev/fuse`.
-    pub rings_refused: AtomicBool,
-}
-
 /// Why a loop ended.
 #[derive(Debug)]
 pub enum End {
@@ -46,29 +39,19 @@ pub enum End {
     Failed(io::Error),
 }
 
-/// Runs until the connection ends. `refused` is called when the kernel refuses ring entries.
-pub fn run<S: Service>(
-    mut port: Port,
-    service: &mut S,
-    flags: &Flags,
-    refused: impl Fn(i32),
-) -> End {
+/// Runs worker `index` until the connection ends.
+pub fn run<S: Service>(index: usize, mut port: Port, service: &mut S, pollers: &Pollers) -> End {
     let mut events = Events::default();
-    let mut polling = false;
-    loop {
+    let end = loop {
         let timeout = service.before_wait(&mut port);
+        port.set_polling(pollers.looks(index));
         if let Err(error) = port.wait(timeout, &mut events) {
-            service.gone(&mut port);
-            return End::Failed(error);
+            break End::Failed(error);
         }
+        let turn = begin(index, &port, &events, pollers);
         service.begin();
-        if let Some(errno) = events.refused.take() {
-            flags.rings_refused.store(true, Ordering::Release);
-            refused(errno);
-        }
-        if !polling && flags.rings_refused.load(Ordering::Acquire) {
-            polling = true;
-            port.poll_dev();
+        if events.refused.take().is_some() {
+            pollers.begin_by_dev();
         }
         if std::mem::take(&mut events.woken) {
             service.woken(&mut port);
@@ -79,9 +62,25 @@ pub fn run<S: Service>(
         for held in events.requests.drain(..) {
             service.request(&mut port, held);
         }
-        if events.gone {
-            service.gone(&mut port);
-            return End::Gone;
+        if events.gone || (pollers.is_over() && !port.hears_end()) {
+            break End::Gone;
         }
+        drop(turn);
+    };
+    service.gone(&mut port);
+    pollers.end();
+    end
+}
+
+/// Whoever looks for requests with it is told what this worker has to do now.
+fn begin<'a>(index: usize, port: &Port, events: &Events, pollers: &'a Pollers) -> Option<Turn<'a>> {
+    if port.is_full() {
+        pollers.miss(index);
     }
+    if events.requests.is_empty() && events.reads.is_empty() {
+        return None;
+    }
+    let last = events.requests.last();
+    let caller = || last.map_or(0, |held| port.caller(held));
+    pollers.begin(index, events.requests.len() as u64, caller)
 }

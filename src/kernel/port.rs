@@ -3,7 +3,7 @@
 //! | transport | requests | waits in | reads of the database |
 //! |---|---|---|---|
 //! | `uring` | entries of its queues ([`super::queue`]); FORGET and INTERRUPT by `/dev/fuse` on one worker | its ring | its ring |
-//! | `dev` | clone of `/dev/fuse` ([`super::dev`]), multishot poll on its ring | its ring | its ring |
+//! | `dev` | clone of `/dev/fuse` ([`super::dev`]), multishot poll on its ring while it looks there | its ring | its ring |
 //! | `plain` | clone of `/dev/fuse` | poll(2) | threads ([`super::loads`]) |
 //!
 //! A `uring` port whose entries the kernel refuses becomes a `dev` port: the connection goes on.
@@ -101,6 +101,8 @@ pub struct Port {
     dev: Dev,
     /// Whether `dev` is polled here.
     dev_polled: bool,
+    /// Number of the poll on the ring: one that was taken back may still be heard of.
+    poll: u32,
     /// Whether `dev` may hold requests that were not read yet.
     dev_ready: bool,
     /// There was no room for them: not looked at before there may be.
@@ -123,6 +125,7 @@ const ENTRY: u64 = 1 << 56;
 const READ: u64 = 2 << 56;
 const DEV: u64 = 3 << 56;
 const WAKE: u64 = 4 << 56;
+const POLL_END: u64 = 5 << 56;
 const KIND: u64 = 0xff << 56;
 
 /// How long until memory, or room for a message, is looked for again when nothing happens.
@@ -135,22 +138,20 @@ fn entry_data(index: u32) -> u64 {
     ENTRY | u64::from(index)
 }
 
+fn dev_data(poll: u32) -> u64 {
+    DEV | u64::from(poll)
+}
+
 impl Port {
-    /// A port on `ring`. `dev` is polled unless `poll_dev` is false.
-    pub fn on_ring(mut ring: Ring, dev: Dev, poll_dev: bool, waker: Waker) -> Self {
+    /// A port on `ring`. It hears nothing of `/dev/fuse` before [`Port::set_polling`].
+    pub fn on_ring(mut ring: Ring, dev: Dev, waker: Waker) -> Self {
         ring.push_poll(waker.fd(), WAKE);
-        let mut this = Self::new(Waiter::Ring(ring), dev, waker);
-        if poll_dev {
-            this.poll_dev();
-        }
-        this
+        Self::new(Waiter::Ring(ring), dev, waker)
     }
 
-    /// A port that waits in poll(2) and never touches io_uring.
+    /// A port that waits in poll(2) and never touches io_uring. It hears nothing before [`Port::set_polling`].
     pub fn plain(loads: Loads, dev: Dev, waker: Waker) -> Self {
-        let mut this = Self::new(Waiter::Poll(loads), dev, waker);
-        this.dev_polled = true;
-        this
+        Self::new(Waiter::Poll(loads), dev, waker)
     }
 
     fn new(waiter: Waiter, dev: Dev, waker: Waker) -> Self {
@@ -159,6 +160,7 @@ impl Port {
             queues: None,
             dev,
             dev_polled: false,
+            poll: 0,
             dev_ready: false,
             dev_full: false,
             waker,
@@ -187,16 +189,38 @@ impl Port {
         Ok(())
     }
 
-    /// Reads requests from `/dev/fuse` here from now on.
-    pub fn poll_dev(&mut self) {
-        if let Waiter::Ring(ring) = &mut self.waiter
-            && !self.dev_polled
-        {
-            ring.push_poll(self.dev.fd(), DEV);
+    /// Reads requests from `/dev/fuse` here from now on, or leaves them to others. What it was woken for it still takes.
+    pub fn set_polling(&mut self, polls: bool) {
+        if polls == self.dev_polled {
+            return;
         }
-        self.dev_polled = true;
+        self.dev_polled = polls;
         // Level or edge: look once in any case.
-        self.dev_ready = true;
+        self.dev_ready |= polls;
+        let Waiter::Ring(ring) = &mut self.waiter else {
+            return;
+        };
+        if polls {
+            self.poll = self.poll.wrapping_add(1);
+            ring.push_poll(self.dev.fd(), dev_data(self.poll));
+        } else {
+            ring.push_poll_end(dev_data(self.poll), POLL_END);
+        }
+    }
+
+    /// Whether there is something to read that it has no room for.
+    pub fn is_full(&self) -> bool {
+        self.dev_full
+    }
+
+    /// Whether it hears by itself when the connection ends.
+    pub fn hears_end(&self) -> bool {
+        self.dev_polled || self.queues.is_some()
+    }
+
+    /// Thread that asks, 0 where that is not known.
+    pub fn caller(&self, held: &Held) -> u32 {
+        self.request(held).map_or(0, |request| request.pid)
     }
 
     /// Waits at most `timeout` and adds what came to `events`.
@@ -231,9 +255,9 @@ impl Port {
             Waiter::Poll(loads) => {
                 let waker = PollFd::new(self.waker.fd(), PollFlags::POLLIN);
                 let dev = PollFd::new(self.dev.fd(), PollFlags::POLLIN);
-                // What cannot be taken now would end every wait at once.
+                // What cannot be taken now, or is for others, would end every wait at once.
                 let mut fds = [waker, dev];
-                let fds = &mut fds[..2 - usize::from(self.dev_full)];
+                let fds = &mut fds[..1 + usize::from(self.dev_polled && !self.dev_full)];
                 let limit = timeout.map_or(PollTimeout::NONE, |t| {
                     PollTimeout::try_from(t).unwrap_or(PollTimeout::MAX)
                 });
@@ -272,11 +296,15 @@ impl Port {
                 READ => self.read_done(index, done.res, events),
                 DEV => {
                     self.dev_ready = true;
-                    if !done.more {
-                        self.dev_polled = false;
-                        self.poll_dev();
+                    if let Waiter::Ring(ring) = &mut self.waiter
+                        && !done.more
+                        && self.dev_polled
+                        && index == self.poll
+                    {
+                        ring.push_poll(self.dev.fd(), done.data);
                     }
                 }
+                POLL_END => {}
                 _ => {
                     self.waker.drain();
                     events.woken = true;
@@ -301,10 +329,7 @@ impl Port {
             Ok(Some(held)) => events.requests.push(held),
             Ok(None) => {}
             Err(Refusal::Gone) => events.gone = true,
-            Err(Refusal::Register(errno)) => {
-                events.refused = Some(errno);
-                self.poll_dev();
-            }
+            Err(Refusal::Register(errno)) => events.refused = Some(errno),
         }
     }
 

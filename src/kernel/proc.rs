@@ -177,6 +177,14 @@ fn signals_of(tid: u32) -> Option<(u64, u64)> {
     Some((pending, mask("SigBlk:")? | mask("SigIgn:")?))
 }
 
+/// CPU that a thread runs on, or ran on last, by its number; `None` if it has ended or cannot be seen from here.
+pub fn cpu_of(tid: u32) -> Option<usize> {
+    let stat = calls::proc_text(&format!("/proc/{tid}/stat"))?;
+    // The name may hold anything. What follows it begins with field 3; the CPU is field 39.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(39 - 3)?.parse().ok()
+}
+
 /// Number of the calling thread, as `/proc` has it.
 pub fn thread_id() -> i32 {
     nix::unistd::gettid().as_raw()

@@ -5,11 +5,12 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread::spawn;
+use std::thread::{Builder, spawn};
 
 use zring::base::limit;
+use zring::engine::pollers::Pollers;
 use zring::engine::start::Seat;
-use zring::engine::worker::{self, Flags};
+use zring::engine::worker;
 use zring::kernel::dev::{self, Dev};
 use zring::kernel::loads::{Loads, Pool};
 use zring::kernel::mount::{Connection, MountSpec};
@@ -44,6 +45,10 @@ pub(crate) struct Bends {
     inval: Option<u64>,
     /// `readahead=N`: bytes asked for in INIT.
     readahead: Option<u32>,
+    /// `workers=N`: workers, whatever CPUs there are; `dev` and `plain` only.
+    workers: Option<usize>,
+    /// `pollers=N`: how many of them look at `/dev/fuse` at least.
+    pollers: Option<usize>,
     /// `pinned`: the whole server runs on CPU 0.
     pub(crate) pinned: bool,
     /// `raw`: entries by hand.
@@ -64,6 +69,8 @@ impl<'a> FromIterator<&'a str> for Bends {
                 None if word == "raw" => bends.raw = true,
                 None if word == "pinned" => bends.pinned = true,
                 Some(("payload", n)) => bends.payload = n.parse().ok(),
+                Some(("workers", n)) => bends.workers = n.parse().ok(),
+                Some(("pollers", n)) => bends.pollers = n.parse().ok(),
                 Some(("late", "last")) => bends.late = Some(Late::Last),
                 Some(("late", "all")) => bends.late = Some(Late::All),
                 Some(("inval", "none")) => bends.inval = Some(0),
@@ -102,6 +109,7 @@ impl Bends {
             && self.late.is_none()
             && self.inval.is_none()
             && self.readahead.is_none()
+            && self.workers.is_none()
     }
 
     /// Mounts and serves as `engine::start` does, but for the bends.
@@ -114,28 +122,39 @@ impl Bends {
         let connection = Arc::new(Connection::mount(spec)?);
         self.shake_hands(&connection, transport == TransportKind::Uring)?;
         let cpus = proc::cpus_allowed();
-        let seats = (0..cpus.len())
+        let workers = self.workers.unwrap_or(cpus.len());
+        let cpus: Vec<_> = (0..workers).map(|index| cpus[index % cpus.len()]).collect();
+        let seats = (0..workers)
             .map(|index| {
                 let waker = Waker::new()?;
                 Ok(Seat { index, waker })
             })
             .collect::<io::Result<Vec<_>>>()?;
-        let (gate, flags) = (Gate::default(), Arc::<Flags>::default());
+        let gate = Gate::default();
+        let wakers = seats.iter().map(|seat: &Seat| seat.waker.clone());
+        let least = self.pollers.unwrap_or(workers);
+        let places = cpus.iter().copied().zip(wakers).collect();
+        let pollers = Pollers::new(places, least, transport == TransportKind::Uring);
+        let pollers = Arc::new(pollers);
+        if pollers.wants_balance() {
+            let pollers = Arc::clone(&pollers);
+            spawn(move || pollers.balance(proc::cpu_of));
+        }
         let pool = Pool::new()?;
         for (seat, mut actor) in seats.iter().cloned().zip(make(&seats)) {
             let (connection, gate, bends) = (Arc::clone(&connection), gate.clone(), self.clone());
-            let (flags, pool, seats) = (Arc::clone(&flags), pool.clone(), seats.clone());
+            let (pollers, pool) = (Arc::clone(&pollers), pool.clone());
             let dev = Dev::new(dev::clone(&connection.fuse)?);
-            let (cpu, workers) = (cpus[seat.index], cpus.len());
-            spawn(move || {
+            let cpu = cpus[seat.index];
+            let thread = Builder::new().name(format!("zring-w{}", seat.index));
+            thread.spawn(move || {
                 proc::pin(cpu);
                 let Seat { index, waker } = seat;
                 if transport == TransportKind::Plain {
                     let port = Port::plain(Loads::new(pool, waker.clone()), dev, waker);
-                    return worker::run(port, &mut actor, &flags, |_| {});
+                    return worker::run(index, port, &mut actor, &pollers);
                 }
-                let poll_dev = transport == TransportKind::Dev || index == 0;
-                let mut port = Port::on_ring(Ring::new().unwrap(), dev, poll_dev, waker);
+                let mut port = Port::on_ring(Ring::new().unwrap(), dev, waker);
                 if transport == TransportKind::Uring {
                     let late = match bends.late {
                         None => false,
@@ -151,10 +170,8 @@ impl Bends {
                     port.register_queues(&connection.fuse, own, &qids, payload)
                         .unwrap();
                 }
-                worker::run(port, &mut actor, &flags, |_| {
-                    seats.iter().for_each(|s| s.waker.wake());
-                })
-            });
+                worker::run(index, port, &mut actor, &pollers)
+            })?;
         }
         Ok((connection, gate))
     }

@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::{Arc, Barrier};
+use std::time::Instant;
 
 use memmap2::{Advice, Mmap, MmapOptions};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -85,6 +86,17 @@ fn perform(words: &[&str], held: &mut Vec<File>) -> io::Result<String> {
                 file.read_at(&mut buf, 0)?;
             }
             Ok("read".to_owned())
+        }
+        // stats PATH COUNT: microseconds that one takes, the median
+        "stats" => {
+            let mut took = Vec::new();
+            for _ in 0..number(2) {
+                let began = Instant::now();
+                std::fs::metadata(at)?;
+                took.push(began.elapsed());
+            }
+            took.sort_unstable();
+            Ok(took[took.len() / 2].as_micros().to_string())
         }
         // gens PATH OFF LEN ADVICE: one pread, and whose bytes it brought
         "gens" => {

@@ -39,6 +39,7 @@ mod attribute;
 mod channel;
 mod folio;
 mod grown;
+mod herd;
 mod killed;
 mod lock;
 mod open;

@@ -55,6 +55,8 @@ pub(crate) struct State {
     pub(crate) open: u32,
     /// Seconds for which names and attributes hold.
     pub(crate) valid: u64,
+    /// For how long a READ keeps its worker.
+    pub(crate) slow: Duration,
     /// Who waits for the answer to which RETRIEVE.
     retrieves: BTreeMap<u64, Sender<String>>,
     ports: BTreeMap<usize, String>,
@@ -77,6 +79,7 @@ impl Default for State {
             mtime: 1_000_000,
             open: fopen::KEEP_CACHE | fopen::NOFLUSH,
             valid: 3600,
+            slow: Duration::ZERO,
             retrieves: BTreeMap::new(),
             ports: BTreeMap::new(),
             gone: 0,
@@ -436,7 +439,13 @@ impl Service for Actor {
                     _ => port.discard(held),
                 };
             }
-            "READ" if ask.node == DATA => state.reads.push((ask.off, ask.size)),
+            "READ" if ask.node == DATA => {
+                state.reads.push((ask.off, ask.size));
+                let slow = state.slow;
+                drop(state);
+                std::thread::sleep(slow);
+                state = script.state();
+            }
             "WRITE" => {
                 let at = port.body(&held).as_ptr() as usize;
                 *state.bodies.entry(at).or_default() += 1;

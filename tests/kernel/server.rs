@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use zring::base::NodeId;
+use zring::base::limit::POLLERS;
 use zring::engine::start::{Choice, start};
 use zring::kernel::mount::{Connection, MountSpec};
 use zring::kernel::notify::tell;
@@ -77,7 +78,7 @@ fn serve(how: &str) -> Result<(), Box<dyn std::error::Error>> {
             .collect::<Vec<_>>()
     };
     let (connection, gate) = if bends.is_straight() {
-        let running = start(spec, Choice::Force(transport), |_, _, seats| {
+        let running = start(spec, Choice::Force(transport), POLLERS, |_, _, seats| {
             script.take_seats(seats);
             Ok(actors(seats.len()))
         })?;
@@ -191,6 +192,7 @@ impl Director {
             "size" => state.size = value,
             "mtime" => state.mtime = value,
             "valid" => state.valid = value,
+            "slow" => state.slow = Duration::from_millis(value),
             "open" => state.open = u32::try_from(value).unwrap(),
             _ => return "unknown".to_owned(),
         }

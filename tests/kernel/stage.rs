@@ -1,5 +1,6 @@
 //! A test's own mount: the server process, directed by lines, and the processes sent into the mount.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -271,6 +272,22 @@ impl Stage {
             .flatten()
             .filter_map(|fd| std::fs::read_link(fd.path()).ok());
         links.filter(is_ring).count()
+    }
+
+    /// How often threads of the server that look for requests were waiting and are awake again, by name.
+    pub(crate) fn woken(&self) -> BTreeMap<String, u64> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.server.id())).unwrap();
+        let status = tasks
+            .flatten()
+            .filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+        let field = |status: &str, name| {
+            let mut lines = status.lines();
+            let text = lines.find_map(|line| line.strip_prefix(name));
+            text.unwrap_or_default().trim().to_owned()
+        };
+        let all = status.map(|s| (field(&s, "Name:"), field(&s, "voluntary_ctxt_switches:")));
+        let all = all.filter(|(name, _)| name.starts_with("zring-w"));
+        all.map(|(name, n)| (name, n.parse().unwrap())).collect()
     }
 
     /// SIGKILL to the server, and its end.

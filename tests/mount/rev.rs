@@ -103,9 +103,9 @@ fn beyond_head_waits(transport: Transport) {
     };
 
     let waiting = look();
-    waiting.signal(Signal::SIGINT);
+    waiting.signal(Signal::SIGTERM);
     let ended = waiting.wait(Duration::from_secs(5));
-    assert_eq!(ended.signal(), Some(2), "interrupted: {ended}");
+    assert_eq!(ended.signal(), Some(15), "interrupted: {ended}");
 
     let waiting = [look(), look()];
     commit("--count 1 --blocks 4 --blksize 8k");

@@ -36,6 +36,7 @@ pub(crate) fn serve(page: &'static Page, transport: &str, zurl: &str, at: &Path)
         max_record: limit::RECORD_BYTES_MAX,
         rules: Rules::new(Duration::from_secs(30)),
         read_ahead_kb: None,
+        pollers: limit::POLLERS,
         access: Access::Owner,
         group: None,
         flags: MountFlags::default(),
