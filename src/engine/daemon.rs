@@ -134,6 +134,8 @@ pub fn run(
     progress: &mut Progress<'_>,
     ready: impl FnOnce(Serving, &Arc<Shared>),
 ) -> Result<(), DaemonError> {
+    // Before any memory is taken that somebody waits for.
+    proc::small_pages();
     let files = proc::raise_files();
     let start = Arc::new(Start::default());
     let (made, stop) = bounded(1);

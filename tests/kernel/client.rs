@@ -9,9 +9,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::{Arc, Barrier};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use memmap2::{Advice, Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -150,12 +150,44 @@ fn perform(words: &[&str], held: &mut Vec<File>) -> io::Result<String> {
         }
         // fault PATH DIR OFF HOW: see there
         "fault" => crate::retry::fault(&map(&File::open(at)?)?, words[2], number(3), words[4]),
+        // fresh SIZES: touches fresh memory, page by page
+        "fresh" => fresh(words[1] == "small"),
         "pin" => {
             pin(words[1].parse().unwrap());
             Ok("pinned".to_owned())
         }
         other => panic!("unknown step {other}"),
     }
+}
+
+/// Touches 64 MiB for the first time: microseconds that the slowest page took, and all, and KiB of it that are huge pages.
+fn fresh(small: bool) -> io::Result<String> {
+    const LEN: usize = 64 << 20;
+    if small {
+        zring::kernel::proc::small_pages();
+    }
+    let mut map = MmapMut::map_anon(LEN)?;
+    map.advise(Advice::HugePage)?;
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for at in (0..LEN).step_by(PAGE) {
+        let began = Instant::now();
+        map[at] = 1;
+        slowest = slowest.max(began.elapsed());
+    }
+    let all = began.elapsed();
+    let smaps = std::fs::read_to_string("/proc/self/smaps_rollup")?;
+    let huge = smaps.lines().find_map(|l| l.strip_prefix("AnonHugePages:"));
+    let huge = huge
+        .unwrap_or_default()
+        .trim()
+        .trim_end_matches(" kB")
+        .to_owned();
+    Ok(format!(
+        "{} {} {huge}",
+        slowest.as_micros(),
+        all.as_micros()
+    ))
 }
 
 fn pin(cpu: usize) {

@@ -38,6 +38,7 @@ mod starved;
 mod attribute;
 mod channel;
 mod folio;
+mod fresh;
 mod grown;
 mod herd;
 mod killed;

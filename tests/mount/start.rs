@@ -20,6 +20,24 @@ fn database(path: &Path) {
     base.commit();
 }
 
+/// Somebody waits for what a daemon takes memory for (kernel-note 0025).
+#[test]
+fn a_daemon_takes_no_huge_pages() {
+    if !Transport::Plain.is_there() {
+        return;
+    }
+    let rig = Rig::new("small", 60);
+    database(&rig.path("Data.fs"));
+    let mount = rig.up(&rig.path("Data.fs"), Transport::Plain);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", mount.pid())).unwrap();
+    let taken = status.lines().find_map(|l| l.strip_prefix("THP_enabled:"));
+    match taken {
+        Some(taken) => assert_eq!(taken.trim(), "0"),
+        None => lack("that a daemon takes no huge pages: this kernel does not tell"),
+    }
+    mount.stop();
+}
+
 /// A daemon that reaches its database through its own mount would wait for itself.
 #[test]
 fn a_mountpoint_that_covers_the_database_is_refused() {
