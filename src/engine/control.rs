@@ -214,9 +214,11 @@ impl Work {
                     self.links.came(what, &mut self.history, shared, now);
                     self.isolate();
                 }
-                ToControl::Retrieved { id, off, data } => {
-                    if self.retrieval.came(id, off, data) {
-                        self.kept();
+                ToControl::Retrieved(pages) => {
+                    for pages in pages {
+                        if self.retrieval.came(pages) {
+                            self.kept();
+                        }
                     }
                 }
                 ToControl::Rebuilt(rebuilt) => {

@@ -3,14 +3,14 @@
 //! A RETRIEVE waits for no page and is answered to whatever worker the kernel likes, in any order, mostly within microseconds.
 //! What comes back is used only if the kernel had the whole block and its sum is that of what it was given.
 
+use super::shared::Retrieved;
 use crate::base::{BlkNo, NodeId, Oid};
 use crate::fs::kept::{Piece, Place};
-use crate::fs::pagecache::{self, PAGE};
+use crate::fs::pagecache;
 use crate::kernel::mount::Connection;
 use crate::kernel::notify::{NotifyError, Told, tell};
 use crate::tail::Seen;
 use crate::wire::fuse::notify::{Head, RetrieveId, RetrieveLen};
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ struct Block {
     blksize: u64,
     /// What the kernel was given.
     seen: Seen,
-    pieces: Vec<Piece>,
+    pieces: Vec<Retrieved>,
     whole: bool,
 }
 
@@ -92,13 +92,13 @@ impl Retrieval {
     }
 
     /// Pages came; true when they were the last.
-    pub(super) fn came(&mut self, id: RetrieveId, off: u64, data: Bytes) -> bool {
-        let Some((at, first, bytes)) = self.open.remove(&id) else {
+    pub(super) fn came(&mut self, pages: Retrieved) -> bool {
+        let Some((at, first, bytes)) = self.open.remove(&pages.id) else {
             return false; // too late
         };
         let block = &mut self.blocks[at];
-        block.whole &= off == first && data.len() == bytes;
-        block.pieces.push((off, data));
+        block.whole &= pages.off == first && pages.data.len() == bytes;
+        block.pieces.push(pages);
         self.open.is_empty()
     }
 
@@ -127,7 +127,10 @@ impl Retrieval {
             .blocks
             .drain(..)
             .filter_map(|mut block| (block.whole && block.is_right()).then_some(block));
-        blocks.map(|block| (block.place, block.pieces)).collect()
+        let piece = |pages: Retrieved| (pages.off, pages.data);
+        let whole =
+            blocks.map(|block| (block.place, block.pieces.into_iter().map(piece).collect()));
+        whole.collect()
     }
 }
 
@@ -139,11 +142,11 @@ pub(super) fn unretrieved(oid: Oid, blk: BlkNo, why: &dyn fmt::Display) -> Strin
 
 impl Block {
     fn is_right(&mut self) -> bool {
-        self.pieces.sort_unstable_by_key(|(off, _)| *off);
-        let pieces = self.pieces.iter();
-        let sums: Vec<u64> = pieces
-            .flat_map(|(off, data)| pagecache::sums((off - self.off) / PAGE as u64, data))
-            .collect();
+        self.pieces.sort_unstable_by_key(|pages| pages.off);
+        let hashes = |pages: &Retrieved| pages.hashes.clone();
+        let hashes: Vec<u64> = self.pieces.iter().flat_map(hashes).collect();
+        // They begin where the block does, as all of it is here.
+        let sums: Vec<u64> = pagecache::sums(0, hashes.into_iter()).collect();
         sums.len() == pagecache::pages(self.blksize) && self.seen.is_of(&sums)
     }
 }
@@ -152,6 +155,7 @@ impl Block {
 mod tests {
     use super::*;
     use crate::base::Tid;
+    use bytes::Bytes;
 
     const BLKSIZE: u64 = 8192;
 
@@ -180,7 +184,12 @@ mod tests {
     fn answered(given: &[u8], answers: &[(u32, u64, Bytes)]) -> usize {
         let mut retrieval = asked(given);
         for (id, off, data) in answers {
-            retrieval.came(RetrieveId(*id), *off, data.clone());
+            retrieval.came(Retrieved {
+                id: RetrieveId(*id),
+                off: *off,
+                data: data.clone(),
+                hashes: pagecache::hashes(data).collect(),
+            });
         }
         retrieval.end(|_, _| {}).len()
     }

@@ -12,7 +12,7 @@ use super::loading::{Delivery, Fetched, Loading, TaskId};
 use super::notes::Notes;
 use super::notifier::Keep;
 use super::probe;
-use super::shared::{Counters, Mailbox, Shared, State, ToControl, ToWorker};
+use super::shared::{Counters, Mailbox, Retrieved, Shared, State, ToControl, ToWorker};
 use super::task::{self, Extent, Job, RawKey, Task, Wants};
 use super::watching::Watching;
 use super::worker::Service;
@@ -21,6 +21,7 @@ use crate::base::span::KeySet;
 use crate::base::{BlkNo, Fh, NodeId, Oid, Rev, Tid, Unique};
 use crate::fs::cache::Cache;
 use crate::fs::lookup::LookedUp;
+use crate::fs::pagecache;
 use crate::fs::read::Info;
 use crate::fs::track::{Depends, Note, Trail};
 use crate::fs::tree::{self, FileNode, Node};
@@ -132,6 +133,8 @@ pub struct FileService {
     pub(super) others: Vec<Range<u64>>,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) fetched: Vec<(Oid, Fetched)>,
+    /// Pages that came back in this turn: control is woken for all of them at once.
+    pub(super) retrieved: Vec<Retrieved>,
     /// What control told it by its own mouth.
     pub(super) own: Vec<ToWorker>,
     /// Requests of all workers, and when there were so many first.
@@ -175,6 +178,7 @@ impl FileService {
             others: Vec::new(),
             deliveries: Vec::new(),
             fetched: Vec::new(),
+            retrieved: Vec::new(),
             own: Vec::new(),
             quiet: (0, Instant::now()),
             began: shared.began,
@@ -413,7 +417,7 @@ impl FileService {
     }
 
     /// Pages came back: nothing else is done with them here.
-    fn retrieved(&self, unique: Unique, off: u64, data: &[u8]) {
+    fn retrieved(&mut self, unique: Unique, off: u64, data: &[u8]) {
         match RetrieveId::from_unique(unique.0) {
             Some(RetrieveId::PROBE) => {
                 self.shared.probe.settle(data.len());
@@ -422,11 +426,16 @@ impl FileService {
                 }
             }
             Some(RetrieveId::KICK) | None => {}
-            Some(id) => self.links.control.send(ToControl::Retrieved {
-                id,
-                off,
-                data: Bytes::copy_from_slice(data),
-            }),
+            Some(id) => {
+                let data = Bytes::copy_from_slice(data);
+                let hashes = pagecache::hashes(&data).collect();
+                self.retrieved.push(Retrieved {
+                    id,
+                    off,
+                    data,
+                    hashes,
+                });
+            }
         }
     }
 
@@ -576,6 +585,10 @@ impl Service for FileService {
     }
 
     fn before_wait(&mut self, port: &mut Port) -> Option<Duration> {
+        if !self.retrieved.is_empty() {
+            let pages = std::mem::take(&mut self.retrieved);
+            self.links.control.send(ToControl::Retrieved(pages));
+        }
         self.stand_in(port);
         let mut wait = self.store_when_idle(port);
         if let Some((.., since)) = &self.probing {

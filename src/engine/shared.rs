@@ -592,6 +592,19 @@ pub enum ToWorker {
     Granted(Unique, bool),
 }
 
+/// Pages that the kernel gave back.
+#[derive(Debug)]
+pub struct Retrieved {
+    /// Number of the RETRIEVE.
+    pub id: RetrieveId,
+    /// First byte.
+    pub off: u64,
+    /// As many as the kernel had.
+    pub data: Bytes,
+    /// [`crate::fs::pagecache::hashes`] of it: made where it is at hand.
+    pub hashes: Vec<u64>,
+}
+
 /// To control.
 #[derive(Debug)]
 pub enum ToControl {
@@ -609,15 +622,8 @@ pub enum ToControl {
     Forgotten(Arc<[NodeId]>),
     /// Isolation.
     OfLink(OfLink),
-    /// Pages that were asked for.
-    Retrieved {
-        /// Number of the RETRIEVE.
-        id: RetrieveId,
-        /// First byte.
-        off: u64,
-        /// As many as the kernel had.
-        data: Bytes,
-    },
+    /// Pages that were asked for, as they came.
+    Retrieved(Vec<Retrieved>),
     /// A file that replaced the database was opened.
     Rebuilt(Box<Result<crate::store::file::Rebuilt, crate::store::file::OpenError>>),
     /// The mount is ending.

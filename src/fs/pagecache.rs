@@ -14,12 +14,17 @@ pub fn pages(blksize: u64) -> usize {
     usize::try_from(blksize / PAGE as u64).unwrap_or(usize::MAX)
 }
 
-/// Of each whole page of `data`, the first of which is page `first` of its block. What is less than a page is left out.
-pub fn sums(first: u64, data: &[u8]) -> impl Iterator<Item = u64> + '_ {
-    data.chunks_exact(PAGE).zip(first..).map(|(page, number)| {
+/// Of each whole page of `data`, wherever it is in its block. What is less than a page is left out.
+pub fn hashes(data: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    data.chunks_exact(PAGE).map(XxHash3_64::oneshot)
+}
+
+/// Of pages of these hashes, the first of which is page `first` of its block.
+pub fn sums(first: u64, hashes: impl Iterator<Item = u64>) -> impl Iterator<Item = u64> {
+    hashes.zip(first..).map(|(hash, number)| {
         // A page that moves to another place is another page.
         let at = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let sum = (XxHash3_64::oneshot(page) ^ at).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let sum = (hash ^ at).wrapping_mul(0xd6e8_feb8_6659_fd93);
         sum ^ sum >> 32
     })
 }
@@ -27,7 +32,7 @@ pub fn sums(first: u64, data: &[u8]) -> impl Iterator<Item = u64> + '_ {
 /// The same, added up.
 pub fn seen(first: u64, data: &[u8]) -> Seen {
     let mut seen = Seen::default();
-    for sum in sums(first, data) {
+    for sum in sums(first, hashes(data)) {
         seen.add(Seen { pages: 1, sum });
     }
     seen
