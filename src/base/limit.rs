@@ -55,7 +55,7 @@ pub const TABLE_CACHE_BYTES: usize = 256 << 20;
 pub const BLOCK_CACHE_BYTES: usize = 16 << 20;
 
 /// Workers that look at `/dev/fuse` at any time, unless told otherwise: each request wakes those of them that sleep, which its caller pays for
-/// with 1 to 20 us each (kernel-note 0024), and what comes while all are at work waits until one more is awake.
+/// with 2 to 20 us each (kernel-note 0024), and what comes while all are at work waits until one more is awake.
 pub const POLLERS: usize = 4;
 
 /// Ring entries of one worker. A parked request costs its entry: 8192 parked READs of 128 KiB are 1 GiB at

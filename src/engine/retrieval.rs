@@ -143,10 +143,9 @@ pub(super) fn unretrieved(oid: Oid, blk: BlkNo, why: &dyn fmt::Display) -> Strin
 impl Block {
     fn is_right(&mut self) -> bool {
         self.pieces.sort_unstable_by_key(|pages| pages.off);
-        let hashes = |pages: &Retrieved| pages.hashes.clone();
-        let hashes: Vec<u64> = self.pieces.iter().flat_map(hashes).collect();
+        let hashes = self.pieces.iter().flat_map(|pages| &pages.hashes);
         // They begin where the block does, as all of it is here.
-        let sums: Vec<u64> = pagecache::sums(0, hashes.into_iter()).collect();
+        let sums: Vec<u64> = pagecache::sums(0, hashes.copied()).collect();
         sums.len() == pagecache::pages(self.blksize) && self.seen.is_of(&sums)
     }
 }

@@ -171,8 +171,8 @@ impl Ring {
         unsafe { self.push(poll.build().user_data(data).into()) }
     }
 
-    /// Queues the end of a poll that was queued with `poll`. A removal of it is refused (EALREADY) while the poll is being woken, a
-    /// cancellation is not (kernel-note 0024).
+    /// Queues the end of a poll that was queued with `poll`. Cancelled, as a poll that is being woken may
+    /// outlive its removal (kernel-note 0024).
     pub fn push_poll_end(&mut self, poll: u64, data: u64) {
         let end = opcode::AsyncCancel::new(poll).build();
         // SAFETY: it names no memory.
