@@ -1,7 +1,7 @@
 //! The kernel's bounds: queues that run over, watches that run out.
 
 use crate::machine::lack;
-use crate::scene::{Dir, ENGINES, drain, told};
+use crate::scene::{Dir, ENGINES, drain, flooded, told};
 use nix::unistd::Uid;
 use std::fs;
 use std::path::Path;
@@ -15,35 +15,38 @@ fn number(path: &str) -> Option<usize> {
 
 #[test]
 fn a_queue_that_ran_over_says_so_and_goes_on() {
-    for engine in ENGINES {
-        let setting = match engine {
-            Engine::Inotify => "/proc/sys/fs/inotify/max_queued_events",
-            _ => "/proc/sys/fs/fanotify/max_queued_events",
-        };
-        let Some(room) = number(setting).filter(|&n| n <= 50_000) else {
-            lack(&format!(
-                "{setting} is large or unknown: an overflow is not tested"
-            ));
-            continue;
-        };
-        let dir = Dir::under(&std::env::temp_dir());
-        let Ok(mut watcher) = Watcher::open(&dir.0, false, Some(engine)) else {
-            lack(&format!("{}: an overflow is not tested", engine.name()));
-            continue;
-        };
-        // Directories, as the events of one file may be merged.
-        for n in 0..room + 100 {
-            fs::write(dir.0.join(n.to_string()), "").unwrap();
+    flooded(|parent| {
+        for engine in ENGINES {
+            run_over(parent, engine);
         }
-        let lost = |events: &[zring::kernel::watch::Event]| {
-            events.iter().any(|e| e.mask.any(Mask::OVERFLOW))
-        };
-        assert!(lost(&drain(&mut watcher)), "{engine:?}");
-        fs::create_dir(dir.0.join("d")).unwrap();
-        fs::write(dir.0.join("d/f"), "").unwrap();
-        let events = drain(&mut watcher);
-        assert!(told(&events, "d/f", Mask::CREATE) && !lost(&events));
+    });
+}
+
+fn run_over(parent: &Path, engine: Engine) {
+    let setting = match engine {
+        Engine::Inotify => "/proc/sys/fs/inotify/max_queued_events",
+        _ => "/proc/sys/fs/fanotify/max_queued_events",
+    };
+    let Some(room) = number(setting).filter(|&n| n <= 50_000) else {
+        return lack(&format!(
+            "{setting} is large or unknown: an overflow is not tested"
+        ));
+    };
+    let dir = Dir::under(parent);
+    let Ok(mut watcher) = Watcher::open(&dir.0, false, Some(engine)) else {
+        return lack(&format!("{}: an overflow is not tested", engine.name()));
+    };
+    // Many files, as the events of one may be merged.
+    for n in 0..room + 100 {
+        fs::write(dir.0.join(n.to_string()), "").unwrap();
     }
+    let lost =
+        |events: &[zring::kernel::watch::Event]| events.iter().any(|e| e.mask.any(Mask::OVERFLOW));
+    assert!(lost(&drain(&mut watcher)), "{engine:?}");
+    fs::create_dir(dir.0.join("d")).unwrap();
+    fs::write(dir.0.join("d/f"), "").unwrap();
+    let events = drain(&mut watcher);
+    assert!(told(&events, "d/f", Mask::CREATE) && !lost(&events));
 }
 
 #[test]
@@ -54,16 +57,18 @@ fn directories_made_while_events_were_lost_are_watched_afterwards() {
             "inotify's queue is large: directories made during an overflow are not tested",
         );
     };
-    let dir = Dir::under(&std::env::temp_dir());
-    let mut watcher = Watcher::open(&dir.0, false, Some(Engine::Inotify)).unwrap();
-    for n in 0..room / 2 {
-        fs::write(dir.0.join(n.to_string()), "").unwrap();
-    }
-    fs::create_dir_all(dir.0.join("late/r")).unwrap();
-    drain(&mut watcher);
-    assert_eq!(watcher.watches(), 3);
-    fs::write(dir.0.join("late/r/f"), "").unwrap();
-    assert!(told(&drain(&mut watcher), "late/r/f", Mask::CREATE));
+    flooded(move |parent| {
+        let dir = Dir::under(parent);
+        let mut watcher = Watcher::open(&dir.0, false, Some(Engine::Inotify)).unwrap();
+        for n in 0..room / 2 {
+            fs::write(dir.0.join(n.to_string()), "").unwrap();
+        }
+        fs::create_dir_all(dir.0.join("late/r")).unwrap();
+        drain(&mut watcher);
+        assert_eq!(watcher.watches(), 3);
+        fs::write(dir.0.join("late/r/f"), "").unwrap();
+        assert!(told(&drain(&mut watcher), "late/r/f", Mask::CREATE));
+    });
 }
 
 /// In a user namespace of its own, which has a limit of its own.

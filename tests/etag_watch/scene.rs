@@ -1,7 +1,8 @@
 //! A directory of our own on some file system, watched.
 
 use crate::machine;
-use nix::mount::{MsFlags, mount};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use std::fs;
@@ -56,8 +57,42 @@ fn on(parent: &Path, what: &str, body: fn(&Path, Engine)) {
     }
 }
 
-/// In a mount namespace that ends with its thread.
 fn on_overlay(body: fn(&Path, Engine)) {
+    let run = move |dir: &Path| {
+        for name in ["lower/old", "upper", "work", "all"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        fs::write(dir.join("lower/old/f"), "lower").unwrap();
+        let at = dir.display();
+        let options = format!("lowerdir={at}/lower,upperdir={at}/upper,workdir={at}/work");
+        let all = dir.join("all");
+        let (overlay, options) = (Some("overlay"), Some(options.as_str()));
+        mount(Some("x"), &all, overlay, MsFlags::empty(), options)?;
+        on(&all, "overlayfs", body);
+        nix::mount::umount(&all)
+    };
+    if let Err(errno) = apart(run) {
+        machine::lack(&format!(
+            "overlayfs in a namespace: watching is not tested there ({errno})"
+        ));
+    }
+}
+
+/// A flood of events fills the queue of everybody who marks its file system: this one has an own, a tmpfs.
+pub(crate) fn flooded(body: impl FnOnce(&Path) + Send + 'static) {
+    let run = |dir: &Path| {
+        body(dir);
+        Ok(())
+    };
+    if let Err(errno) = apart(run) {
+        machine::lack(&format!(
+            "a tmpfs in a namespace: floods of events are not tested ({errno})"
+        ));
+    }
+}
+
+/// Runs `body` on a tmpfs, in a mount namespace that ends with its thread.
+fn apart(body: impl FnOnce(&Path) -> Result<(), Errno> + Send + 'static) -> Result<(), Errno> {
     let run = move || {
         let none = None::<&str>;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -65,29 +100,12 @@ fn on_overlay(body: fn(&Path, Engine)) {
         mount(none, "/", none, private, none)?;
         let dir = Dir::under(&std::env::temp_dir());
         mount(Some("x"), &dir.0, Some("tmpfs"), MsFlags::empty(), none)?;
-        for name in ["lower/old", "upper", "work", "all"] {
-            fs::create_dir_all(dir.0.join(name)).unwrap();
-        }
-        fs::write(dir.0.join("lower/old/f"), "lower").unwrap();
-        let at = dir.0.display();
-        let options = format!("lowerdir={at}/lower,upperdir={at}/upper,workdir={at}/work");
-        let all = dir.0.join("all");
-        mount(
-            Some("x"),
-            &all,
-            Some("overlay"),
-            MsFlags::empty(),
-            Some(options.as_str()),
-        )?;
-        on(&all, "overlayfs", body);
-        nix::mount::umount(&all)?;
-        nix::mount::umount(&dir.0)?;
-        Ok::<(), nix::errno::Errno>(())
+        body(&dir.0)?;
+        nix::mount::umount2(&dir.0, MntFlags::MNT_DETACH)
     };
-    if let Err(errno) = std::thread::spawn(run).join().unwrap() {
-        machine::lack(&format!(
-            "overlayfs in a namespace: watching is not tested there ({errno})"
-        ));
+    match std::thread::spawn(run).join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 
