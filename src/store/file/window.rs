@@ -1,8 +1,8 @@
 //! Reading a file piece by piece: a window that slides over it.
 //!
 //! Scans ask for a few dozen bytes at a time. Going on where the window ends, it doubles up to 4 MiB (a file
-//! of small records is read sequentially); skipping far ahead, over a large record, it starts small again, so
-//! that a file of 2 MiB blocks costs one short read per record. Going backwards it is laid around the wanted
+//! of small records is read sequentially); skipping ahead, over a large record, it starts with less than a page, so
+//! that blocks of 4 KiB, and of 2 MiB, cost one short read per record. Going backwards it is laid around the wanted
 //! bytes, because a walk backwards reads each transaction forwards.
 //!
 //! `ReadAt` is what a file looks like from here; tests put bytes in its place. Bytes are never mapped: the
@@ -12,8 +12,12 @@ use crate::base::limit::SCAN_WINDOW_BYTES_MAX;
 use std::fs::File;
 use std::io;
 
-/// Smallest piece read.
-const FILL_MIN: usize = 8 << 10;
+/// The piece read first, and going backwards.
+const FILL: usize = 8 << 10;
+/// The piece read behind a record that was skipped: a header and, if small ones follow, some of them.
+const SKIPPED: usize = 512;
+/// Longest read.
+const GET_MAX: usize = 64;
 
 /// Positional reads.
 pub(super) trait ReadAt {
@@ -81,13 +85,13 @@ impl<'f, R: ReadAt + ?Sized> Window<'f, R> {
             file,
             start: 0,
             buf: Vec::new(),
-            fill: FILL_MIN,
+            fill: FILL,
         }
     }
 
-    /// `len` bytes at `pos`, at most 4 KiB; `None` if the file ends before.
+    /// `len` bytes at `pos`, at most [`GET_MAX`]; `None` if the file ends before.
     pub(super) fn get(&mut self, pos: u64, len: usize) -> io::Result<Option<&[u8]>> {
-        debug_assert!(len <= FILL_MIN / 2, "BUG: windows are for small reads");
+        debug_assert!(len <= GET_MAX, "BUG: windows are for small reads");
         if self.offset(pos, len).is_none() {
             self.slide(pos)?;
         }
@@ -102,9 +106,10 @@ impl<'f, R: ReadAt + ?Sized> Window<'f, R> {
 
     fn slide(&mut self, pos: u64) -> io::Result<()> {
         let end = self.start + self.buf.len() as u64;
-        self.fill = match (self.start..=end).contains(&pos) {
-            true => (self.fill * 2).min(SCAN_WINDOW_BYTES_MAX),
-            false => FILL_MIN,
+        self.fill = match pos {
+            _ if (self.start..=end).contains(&pos) => (self.fill * 2).min(SCAN_WINDOW_BYTES_MAX),
+            _ if pos > end && end > 0 => SKIPPED,
+            _ => FILL,
         };
         self.start = match pos < self.start {
             true => pos.saturating_sub((self.fill / 2) as u64),
@@ -171,6 +176,7 @@ mod tests {
         };
         // Everything once, but for what a window holds twice at its seams and reads ahead at the end.
         assert!(read(150) < bytes.len() + (1 << 20));
-        assert!(read(2 << 20) <= 21 * FILL_MIN);
+        assert!(read(4150) <= bytes.len() / 4150 * SKIPPED + 2 * FILL);
+        assert!(read(2 << 20) <= 21 * FILL);
     }
 }
