@@ -345,7 +345,7 @@ impl Service for Mover {
             Op::Statfs => Ok(reply::statfs(port.body(&held))),
             Op::NotifyReply { data, .. } => {
                 let _ = self.came.send(Bytes::copy_from_slice(data));
-                Ok(0)
+                return port.acknowledge(held);
             }
             Op::Read { size, .. } => {
                 let len = usize::try_from(size).expect("at most the payload");

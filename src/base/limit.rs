@@ -172,6 +172,11 @@ pub const TURN_MESSAGES: usize = 1024;
 /// Bytes of old pages kept for those who will look for them under `@<tid>`, oldest given up first. A commit of 10 blocks of
 /// 64 KiB, 100 times a second, fills it in a second; who looks later reads them from the database.
 pub const KEPT_BYTES_MAX: usize = 64 << 20;
+/// Pieces that came back of which a worker tells control at once, more to come or not.
+pub const RETRIEVED_TOLD: usize = 32;
+/// Bytes of buffers made for the old pages of the next commit: 128 blocks of 64 KiB, 4 of 2 MiB. Memory that nobody has touched makes
+/// what is more slower, a third for pages of 4 KiB.
+pub const SPARE_BYTES_MAX: usize = 8 << 20;
 /// Objects that the history keeps to compare states of block tables: what commits change, twice. Beside it, tens of bytes for
 /// each block that was read.
 pub const HISTORY_CACHE_BYTES: usize = 32 << 20;

@@ -612,10 +612,8 @@ impl Work {
             if shared.keeping.load(Ordering::Relaxed) > limit::KEPT_BYTES_MAX {
                 continue; // they wait for a page of a READ: what is kept is bounded
             }
-            let _ = self
-                .control
-                .keeper
-                .send(Keep::new(shared, file, kept.take(place), None));
+            let keep = Keep::new(shared, file, kept.take(place), None);
+            let _ = self.control.keeper.send(keep);
         }
         self.apply(HeadEvent::Kept);
     }
@@ -669,6 +667,7 @@ impl Work {
         }
         self.links.lost();
         self.proceed();
+        self.control.shared.spare.turn();
         if let Some(cut) = history::old_before(tid) {
             let cut = self.links.oldest().map_or(cut, |oldest| oldest.min(cut));
             self.history.forget(cut);

@@ -35,6 +35,7 @@ mod quit;
 mod retrieval;
 pub mod serve;
 pub mod shared;
+mod spare;
 pub mod start;
 mod stats;
 mod task;

@@ -3,6 +3,7 @@
 //! ```text
 //!   zring-notify   drops of an advance    waits for READs of the pages it drops
 //!                  sizes of files         waits for the process that asks for them, a second at most
+//!                  buffers, when it is idle (`spare`)
 //!   zring-store    stores for head        waits for READs of the pages it stores; names that go wait for LOOKUPs
 //!   zring-keep     stores for @<tid>      waits for READs below @<tid>, which wait for nothing but the database
 //! ```
@@ -24,7 +25,7 @@ use crate::kernel::notify::{NotifyError, Told, tell};
 use crate::kernel::proc;
 use crate::wire::fuse::notify::Head;
 use bytes::Bytes;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -34,6 +35,8 @@ use std::time::Duration;
 
 /// Bytes of one STORE; a longer one holds its pages' locks for longer.
 const STORE_BYTES: usize = 256 << 10;
+/// The end of an advance is news to control, and to who waits for it: they are to find a CPU.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// Something for the page cache of head.
 #[derive(Clone, Debug)]
@@ -185,6 +188,30 @@ impl Keep {
             bytes,
         }
     }
+
+    fn store(self, connection: &Connection, shared: &Shared) {
+        let Self {
+            file,
+            pieces,
+            opener,
+            bytes,
+        } = self;
+        for (off, data) in pieces {
+            if shared.is_voided() || file.is_gone() {
+                break;
+            }
+            // A STORE behind the end would make the file longer.
+            let left = usize::try_from(file.size().saturating_sub(off));
+            let len = data.len().min(left.unwrap_or(usize::MAX));
+            if let Err(error) = put(connection, file.id, off, &data[..len]) {
+                shared.log.error(unstored(&file, off, error));
+            }
+        }
+        shared.keeping.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some((worker, unique)) = opener {
+            worker.send(ToWorker::Stored(unique));
+        }
+    }
 }
 
 /// What zring-notify is told.
@@ -223,11 +250,10 @@ pub(super) fn start(
     let (dropping, storing, keeping) = (connection.clone(), connection.clone(), connection.clone());
     let (withdrawing, stores) = (Arc::clone(shared), Arc::clone(shared));
     let keeping_for = Arc::clone(shared);
-    let log = shared.log.clone();
     Ok(vec![
         proc::spawn("zring-notify", move || {
             let mut sizes = Sizes::new(&dropping);
-            for told in advance {
+            while let Some(told) = next_of(&advance, &withdrawing) {
                 let _beat = withdrawing.notifier.begin();
                 control.send(match told {
                     ToNotifier::Drop(drops, resized) => {
@@ -292,31 +318,23 @@ pub(super) fn start(
             }
         })?,
         proc::spawn("zring-keep", move || {
-            for Keep {
-                file,
-                pieces,
-                opener,
-                bytes,
-            } in keeps
-            {
-                for (off, data) in pieces {
-                    if keeping_for.is_voided() || file.is_gone() {
-                        break;
-                    }
-                    // A STORE behind the end would make the file longer.
-                    let left = usize::try_from(file.size().saturating_sub(off));
-                    let len = data.len().min(left.unwrap_or(usize::MAX));
-                    if let Err(error) = put(&keeping, file.id, off, &data[..len]) {
-                        log.error(unstored(&file, off, error));
-                    }
-                }
-                keeping_for.keeping.fetch_sub(bytes, Ordering::Relaxed);
-                if let Some((worker, unique)) = opener {
-                    worker.send(ToWorker::Stored(unique));
-                }
+            for keep in keeps {
+                keep.store(&keeping, &keeping_for);
             }
         })?,
     ])
+}
+
+/// What zring-notify is told next. When it has been told nothing for a while it makes what the next advance may need.
+fn next_of(advance: &Receiver<ToNotifier>, shared: &Shared) -> Option<ToNotifier> {
+    loop {
+        match advance.recv_timeout(QUIET) {
+            Ok(told) => return Some(told),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) if shared.spare.make() => {}
+            Err(RecvTimeoutError::Timeout) => return advance.recv().ok(),
+        }
+    }
 }
 
 /// Whether a file is another one now, or about to be shorter than so many bytes.

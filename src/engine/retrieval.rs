@@ -53,7 +53,7 @@ impl Retrieval {
         seen: Seen,
     ) -> Result<(), NotifyError> {
         let (at, off) = (self.blocks.len(), blk.0 * blksize);
-        let mut done = 0;
+        let (mut done, mut pieces) = (0, 0);
         let (mut whole, mut refused) = (true, Ok(()));
         while done < blksize && whole {
             let len = RetrieveLen::clamp(PIECE_BYTES.min(blksize - done), 1 << 20);
@@ -69,13 +69,15 @@ impl Retrieval {
                 refused = told.map(|_| ());
             }
             done += u64::from(len.bytes());
+            pieces += 1;
         }
         self.blocks.push(Block {
             place,
             off,
             blksize,
             seen,
-            pieces: Vec::new(),
+            // No more: what is kept of a block stays in this memory.
+            pieces: Vec::with_capacity(pieces),
             whole,
         });
         refused

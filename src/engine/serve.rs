@@ -33,7 +33,6 @@ use crate::store::remote::{Came, Sink};
 use crate::wire::fuse::notify::{self as notices, RetrieveId, RetrieveLen};
 use crate::wire::fuse::reply;
 use crate::wire::fuse::request::{self, Op};
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::RefCell;
@@ -427,7 +426,7 @@ impl FileService {
             }
             Some(RetrieveId::KICK) | None => {}
             Some(id) => {
-                let data = Bytes::copy_from_slice(data);
+                let data = self.shared.spare.copy(data);
                 let hashes = pagecache::hashes(&data).collect();
                 self.retrieved.push(Retrieved {
                     id,
@@ -508,7 +507,7 @@ impl Service for FileService {
             }
             Op::NotifyReply { off, data } => {
                 self.retrieved(unique, off, data);
-                Ok(0)
+                return port.acknowledge(held);
             }
             Op::Forget { nlookup } => {
                 self.forget(std::iter::once((id, nlookup)));
@@ -585,7 +584,8 @@ impl Service for FileService {
     }
 
     fn before_wait(&mut self, port: &mut Port) -> Option<Duration> {
-        if !self.retrieved.is_empty() {
+        let come = self.retrieved.len();
+        if come > 0 && (come >= limit::RETRIEVED_TOLD || !port.has_more()) {
             let pages = std::mem::take(&mut self.retrieved);
             self.links.control.send(ToControl::Retrieved(pages));
         }

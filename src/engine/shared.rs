@@ -29,6 +29,7 @@
 //!   meetings    the same READ by rings, while a reader is met ([`super::upload`]). Tried too
 //!   stores      who stores a block for readers to come
 //!   kept        OPEN below @<tid>
+//!   spare       pages that come back. Tried
 //!   its place   who told control something, a READ that has to ask for pins too ([`super::control::Place`]). Tried too
 //!   others      OPEN, READ and RELEASE of .wcfs/zurl, .wcfs/debug/zhead and head/watch
 //! ```
@@ -46,6 +47,7 @@ use super::opens::Opens;
 use super::presence::Presence;
 use super::probe::Probe;
 use super::pulse::Pulse;
+use super::spare::Spare;
 use super::zhead::Zhead;
 use crate::base::limit;
 use crate::base::{NodeId, Oid, Tid, Unique};
@@ -87,6 +89,8 @@ pub struct Shared {
     pub stores: Stores,
     /// Old pages, for those who look for them.
     pub kept: Mutex<Kept>,
+    /// Where the next old pages go.
+    pub(super) spare: Spare,
     /// Whether the kernel can be asked for its pages.
     pub probe: Probe,
     /// Number of the newest state.
@@ -296,6 +300,7 @@ impl Shared {
             future_lookups: AtomicUsize::new(0),
             stores: Stores::default(),
             kept: Mutex::default(),
+            spare: Spare::default(),
             probe: Probe::default(),
             newest: AtomicU64::new(0),
             states: Mutex::default(),

@@ -31,14 +31,22 @@ pub struct NotifyError {
 /// # Errors
 /// An errno other than those of [`Told`].
 pub fn tell(dev: &File, head: &Head, data: &[&[u8]]) -> Result<Told, NotifyError> {
-    let mut parts = vec![IoSlice::new(head.as_bytes())];
-    parts.extend(
-        data.iter()
-            .filter(|d| !d.is_empty())
-            .map(|d| IoSlice::new(d)),
-    );
+    // Most have no data: one page of a hundred costs no allocation.
+    let mut parts = Vec::new();
+    if !data.is_empty() {
+        parts.push(IoSlice::new(head.as_bytes()));
+        parts.extend(
+            data.iter()
+                .filter(|d| !d.is_empty())
+                .map(|d| IoSlice::new(d)),
+        );
+    }
     loop {
-        match uio::writev(dev, &parts) {
+        let written = match parts.is_empty() {
+            true => nix::unistd::write(dev, head.as_bytes()),
+            false => uio::writev(dev, &parts),
+        };
+        match written {
             Ok(_) => return Ok(Told::Done),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Told::Unknown),

@@ -435,6 +435,19 @@ impl Port {
         }
     }
 
+    /// Lets go of pages that came back. The kernel waits for no answer, and refuses one (kernel-note 0026); an entry is armed by it again.
+    pub fn acknowledge(&mut self, held: Held) {
+        match held.place() {
+            Place::Message(_) => self.discard(held),
+            Place::Entry(_) => self.reply(held, Ok(0)),
+        }
+    }
+
+    /// Whether it has not yet heard that nothing more is there: the next wait ends at once.
+    pub fn has_more(&self) -> bool {
+        self.dev_ready
+    }
+
     /// There is room for a message again.
     fn has_room(&mut self) {
         self.dev_ready |= std::mem::take(&mut self.dev_full);

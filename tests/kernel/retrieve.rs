@@ -10,7 +10,7 @@ use crate::machine::Transport;
 use crate::on_each_transport;
 use crate::stage::Stage;
 
-on_each_transport!(the_longest_retrieve);
+on_each_transport!(pages_have_no_answer, the_longest_retrieve);
 
 /// Bytes of the ring's payload buffers.
 fn payload() -> u32 {
@@ -36,6 +36,20 @@ fn no_length_reaches_the_payload_less_a_page() {
         assert!(u64::from(asked(&head)) <= want);
     }
     assert_eq!(RetrieveLen::max(payload()).bytes(), payload() - 4096);
+}
+
+/// Kernel-note 0026.
+fn pages_have_no_answer(transport: Transport) {
+    let Some(mut stage) = Stage::up("unanswered", transport, "") else {
+        return;
+    };
+    assert_eq!(stage.visit("gens {}/data 0 16384"), "1x4");
+    let unknown = std::io::Error::from_raw_os_error(libc::ENOENT).to_string();
+    assert_eq!(stage.ask("retrieve-answer 0 16384"), unknown);
+    // Nothing else waits for it either.
+    assert!(stage.ask("retrieve 0 16384").ends_with(" 0+16384 1x4"));
+    assert!(stage.ask("inval 0 16384").starts_with("Done"));
+    assert_eq!(stage.visit("gens {}/data 0 16384"), "1x4");
 }
 
 fn the_longest_retrieve(transport: Transport) {

@@ -15,13 +15,14 @@ use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use zring::base::NodeId;
 use zring::base::limit::POLLERS;
+use zring::base::{NodeId, Unique};
 use zring::engine::start::{Choice, start};
 use zring::kernel::mount::{Connection, MountSpec};
 use zring::kernel::notify::tell;
 use zring::kernel::port::TransportKind;
 use zring::wire::fuse::notify::{Head, RetrieveId, RetrieveLen};
+use zring::wire::fuse::{abi, reply};
 
 use crate::bent::{Bends, Gate};
 use crate::raw;
@@ -175,7 +176,8 @@ impl Director {
                 self.tell(&Head::inval_entry(NodeId::ROOT, name), &[name, b"\0"])
             }
             "store" => self.store(number(1), number(2)),
-            "retrieve" => self.retrieve(number(1), number(2)),
+            "retrieve" => self.retrieve(number(1), number(2)).1,
+            "retrieve-answer" => self.retrieve_answer(number(1), number(2)),
             "limit" => limit(number(1)),
             "umount" => self.unmount(false),
             "umount-lazy" => self.unmount(true),
@@ -214,7 +216,7 @@ impl Director {
         self.tell(&Head::store(DATA, off, data.len()), &[&data])
     }
 
-    fn retrieve(&self, off: u64, len: u64) -> String {
+    fn retrieve(&self, off: u64, len: u64) -> (RetrieveId, String) {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let id = RetrieveId(NEXT.fetch_add(1, Ordering::Relaxed));
         let payload = u32::try_from(zring::base::limit::PAYLOAD_BYTES).unwrap();
@@ -222,14 +224,23 @@ impl Director {
         let head = Head::retrieve(id, DATA, off, RetrieveLen::clamp(len, payload));
         let told = self.tell(&head, &[]);
         if !told.starts_with("Done") {
-            return told;
+            return (id, told);
         }
-        match answer.recv_timeout(Duration::from_secs(5)) {
+        let answer = match answer.recv_timeout(Duration::from_secs(5)) {
             Ok(text) => text,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 "no answer".to_owned()
             }
-        }
+        };
+        (id, answer)
+    }
+
+    /// Answers, by `/dev/fuse`, the message that brought the pages.
+    fn retrieve_answer(&self, off: u64, len: u64) -> String {
+        let (id, _) = self.retrieve(off, len);
+        let header = reply::header(Unique(id.unique()), Ok(0));
+        let written = (&self.connection.fuse).write(abi::bytes(&header));
+        written.map_or_else(|error| error.to_string(), |n| n.to_string())
     }
 
     fn unmount(&self, lazy: bool) -> String {
