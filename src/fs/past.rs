@@ -124,6 +124,12 @@ where
 
     /// Whether nothing is in the table for a block. What is there was there since its last change.
     fn is_hole(&mut self, oid: Oid, blk: BlkNo, at: Tid) -> Result<bool, Unknown> {
+        // What is tracked is as of head.
+        if at == self.tail().head()
+            && let Some(object) = self.tail().tracked().block(oid, blk)
+        {
+            return Ok(object.is_none());
+        }
         let found = self.question(|_, states, need| {
             ask(states, need, at, |ask| {
                 let Step::Done(file) = bigfile::open(ask, oid)? else {

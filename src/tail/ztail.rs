@@ -39,6 +39,13 @@ impl Revs {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
+    fn newest(&self) -> Option<Tid> {
+        match self {
+            Self::One(tid) => Some(*tid),
+            Self::Many(tids) => tids.back().copied(),
+        }
+    }
+
     fn append(&mut self, tid: Tid) {
         match self {
             Self::One(first) if *first < tid => {
@@ -91,8 +98,9 @@ impl ZTail {
     /// Takes the next transaction.
     pub fn append(&mut self, tid: Tid, oids: Arc<[Oid]>) {
         assert!(tid > self.head, "BUG: {tid} follows {}", self.head);
-        // All of them first: each is a miss of the processor's caches, and these overlap.
-        let known = oids.iter().filter(|&oid| self.revs.contains_key(oid));
+        // All of them first, to where the transaction will be noted: each is a few misses of the processor's caches, and these overlap.
+        let known = oids.iter().filter_map(|oid| self.revs.get(oid));
+        let known = known.filter(|revs| revs.newest() < Some(tid));
         let fresh = oids.len() - known.count();
         self.revs.reserve(fresh);
         for &oid in oids.iter() {
@@ -128,7 +136,14 @@ impl ZTail {
 
     /// The last transaction in `(tail, at]` that changed an object.
     pub fn last_change(&self, oid: Oid, at: Tid) -> Option<Tid> {
-        self.changes(oid, self.tail, at).next_back()
+        let last = match self.revs.get(&oid)? {
+            Revs::One(tid) => Some(*tid).filter(|&tid| tid <= at),
+            Revs::Many(tids) => {
+                let after = tids.partition_point(|&tid| tid <= at);
+                tids.get(after.checked_sub(1)?).copied()
+            }
+        };
+        last.filter(|&tid| tid > self.tail)
     }
 
     /// The transactions in `(lo, hi]` that changed an object, oldest first.
