@@ -396,6 +396,9 @@ impl Work {
             }
         }
         self.watch_tail(poll.tail);
+        if poll.tail == Tail::Voted {
+            self.history.take_notes(); // the next transaction would, and there is time now
+        }
         if poll.more {
             Duration::ZERO
         } else {
@@ -667,7 +670,6 @@ impl Work {
         }
         self.links.lost();
         self.proceed();
-        self.control.shared.spare.turn();
         if let Some(cut) = history::old_before(tid) {
             let cut = self.links.oldest().map_or(cut, |oldest| oldest.min(cut));
             self.history.forget(cut);

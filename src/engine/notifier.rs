@@ -325,16 +325,17 @@ pub(super) fn start(
     ])
 }
 
-/// What zring-notify is told next. When it has been told nothing for a while it makes what the next advance may need.
+/// What zring-notify is told next. Told nothing for a while it makes what the next advance may need.
 fn next_of(advance: &Receiver<ToNotifier>, shared: &Shared) -> Option<ToNotifier> {
-    loop {
+    let mut is_short = shared.spare.turn();
+    while is_short {
         match advance.recv_timeout(QUIET) {
             Ok(told) => return Some(told),
             Err(RecvTimeoutError::Disconnected) => return None,
-            Err(RecvTimeoutError::Timeout) if shared.spare.make() => {}
-            Err(RecvTimeoutError::Timeout) => return advance.recv().ok(),
+            Err(RecvTimeoutError::Timeout) => is_short = shared.spare.make(),
         }
     }
+    advance.recv().ok()
 }
 
 /// Whether a file is another one now, or about to be shorter than so many bytes.

@@ -1,17 +1,22 @@
 //! Buffers for pages that come back, touched before they are needed.
 //!
 //! What is kept is memory that was not in use: the first touch of a page costs a worker more than the copy, and where the host of a
-//! guest has to find it too, as much as 30 copies (kernel-note 0025). An advance waits for all of them. So there are as many buffers as the
-//! last commits took, made by zring-notify after the commit. Who changes nothing that is cached has none after a while.
+//! guest has to find it too, as much as 30 copies (kernel-note 0025). An advance waits for all of them. So there are at least as many buffers as
+//! the last commits took, made by zring-notify after a commit. Who changes nothing that is cached has none after a while.
 //!
 //! A worker never waits for a buffer: where there is none, or somebody else is looking, it makes one.
 
 use crate::base::limit::SPARE_BYTES_MAX;
+use crate::fs::pagecache::PAGE;
 use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard};
 
 /// Lengths that are kept apart: those of the last commits.
 const LENGTHS_MAX: usize = 4;
+/// Commits that take less gain less than making it costs others: somebody is woken for it, and 200 times a second readers saw it.
+const WORTH_BYTES: usize = 128 << 10;
+/// What so many commits took is made at once.
+const COMMITS: usize = 4;
 /// Bytes made at a time: who has something else to do does it in between.
 const MADE_BYTES: usize = 64 << 10;
 
@@ -22,7 +27,10 @@ struct OfLength {
     free: Vec<Vec<u8>>,
     /// Taken since the last commit, found or not.
     taken: usize,
+    /// As many as the last commits took.
     wanted: usize,
+    /// As many as are made when there are fewer.
+    most: usize,
 }
 
 /// See the module.
@@ -53,12 +61,13 @@ impl Spare {
         let of = match at {
             Some(at) => &mut lengths[at],
             None if lengths.len() < LENGTHS_MAX => {
-                let (free, taken, wanted) = (Vec::new(), 0, 0);
+                let (free, taken, wanted, most) = (Vec::new(), 0, 0, 0);
                 lengths.push(OfLength {
                     len,
                     free,
                     taken,
                     wanted,
+                    most,
                 });
                 lengths.last_mut()?
             }
@@ -68,40 +77,52 @@ impl Spare {
         of.free.pop()
     }
 
-    /// A commit is done: what it took the next one may take.
-    pub(super) fn turn(&self) {
+    /// A commit is done: what it took the next one may take. True when that is not there.
+    pub(super) fn turn(&self) -> bool {
         let mut lengths = self.lock();
         let mut bytes = 0;
         for of in &mut *lengths {
             // A single large commit is not remembered for ever.
             let before = of.wanted - of.wanted.div_ceil(16);
-            let room = SPARE_BYTES_MAX.saturating_sub(bytes) / of.len.max(1);
+            let room = (SPARE_BYTES_MAX - bytes) / of.len.max(1);
             of.wanted = before.max(std::mem::take(&mut of.taken)).min(room);
-            of.free.truncate(of.wanted);
-            bytes += of.wanted * of.len;
+            if of.wanted * of.len < WORTH_BYTES {
+                of.wanted = 0;
+            }
+            // Several at a time: each time somebody is woken for it.
+            of.most = (of.wanted * COMMITS).min(room);
+            of.free.truncate(of.most);
+            bytes += of.most * of.len;
         }
         lengths.retain(|of| of.wanted > 0);
+        lengths.iter().any(|of| of.free.len() < of.wanted)
     }
 
     /// Makes some of what is wanted; false when all is there.
     pub(super) fn make(&self) -> bool {
         let next = |lengths: &[OfLength]| {
-            let of = lengths.iter().find(|of| of.free.len() < of.wanted)?;
-            let count = (MADE_BYTES / of.len.max(1)).clamp(1, of.wanted - of.free.len());
+            let of = lengths.iter().find(|of| of.free.len() < of.most)?;
+            let count = (MADE_BYTES / of.len.max(1)).clamp(1, of.most - of.free.len());
             Some((of.len, count))
         };
         let Some((len, count)) = next(&self.lock()) else {
             return false;
         };
-        // Any value but 0: an allocator has zeros without touching them.
-        let made: Vec<Vec<u8>> = (0..count).map(|_| vec![1; len]).collect();
+        let made: Vec<Vec<u8>> = (0..count).map(|_| touched(len)).collect();
         let mut lengths = self.lock();
         if let Some(of) = lengths.iter_mut().find(|of| of.len == len) {
-            let room = of.wanted.saturating_sub(of.free.len());
+            let room = of.most.saturating_sub(of.free.len());
             of.free.extend(made.into_iter().take(room));
         }
-        true
+        next(&lengths).is_some()
     }
+}
+
+fn touched(len: usize) -> Vec<u8> {
+    let mut buffer = vec![0; len];
+    // An allocator has zeros without touching them.
+    buffer.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
+    buffer
 }
 
 #[cfg(test)]
@@ -117,30 +138,35 @@ mod tests {
         for &len in lens {
             assert_eq!(spare.copy(&vec![7; len]), vec![7; len]);
         }
-        spare.turn();
-        while spare.make() {}
+        if spare.turn() {
+            while spare.make() {}
+        }
     }
 
     #[test]
     fn there_are_as_many_as_the_last_commits_took() {
         let spare = Spare::default();
-        spare.turn();
-        assert!(!spare.make());
+        assert!(!spare.turn() && !spare.make());
         commit(&spare, &[4096; 100]);
-        assert_eq!(free(&spare), [(4096, 100)]);
+        assert_eq!(free(&spare), [(4096, 400)]);
+        // None are made while there are enough for the next.
+        for left in [300, 200, 100] {
+            commit(&spare, &[4096; 100]);
+            assert_eq!(free(&spare), [(4096, left)]);
+        }
         for _ in 0..100 {
             spare.copy(&[7; 4096]);
         }
-        assert_eq!(free(&spare), [(4096, 0)]);
-        spare.turn();
-        assert!(spare.make());
+        assert!(spare.turn() && spare.make());
         assert_eq!(free(&spare), [(4096, MADE_BYTES / 4096)], "not all at once");
-        commit(&spare, &[4096, 8192, 8192]);
-        assert_eq!(free(&spare), [(4096, 93), (8192, 2)]);
-        // Commits that take nothing leave nothing.
+        commit(&spare, &[&[4096][..], &[65536; 2]].concat());
+        assert_eq!(free(&spare), [(4096, 4 * 93), (65536, 8)]);
+        // Commits that take nothing leave nothing, small ones have none.
         for _ in 0..100 {
             commit(&spare, &[]);
         }
+        assert_eq!(free(&spare), []);
+        commit(&spare, &[4096; WORTH_BYTES / 4096 - 1]);
         assert_eq!(free(&spare), []);
     }
 
@@ -163,10 +189,10 @@ mod tests {
     #[test]
     fn nobody_waits_for_one() {
         let spare = Spare::default();
-        commit(&spare, &[4096; 2]);
+        commit(&spare, &[WORTH_BYTES; 2]);
         let held = spare.lock();
-        assert_eq!(spare.copy(&[7; 4096]), vec![7; 4096]);
+        assert_eq!(spare.copy(&[7; WORTH_BYTES]), vec![7; WORTH_BYTES]);
         drop(held);
-        assert_eq!(free(&spare), [(4096, 2)]);
+        assert_eq!(free(&spare), [(WORTH_BYTES, 8)]);
     }
 }
