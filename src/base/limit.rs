@@ -174,8 +174,8 @@ pub const TURN_MESSAGES: usize = 1024;
 pub const KEPT_BYTES_MAX: usize = 64 << 20;
 /// Pieces that came back of which a worker tells control at once, more to come or not.
 pub const RETRIEVED_TOLD: usize = 32;
-/// Bytes of buffers made for the old pages of the next commit: 128 blocks of 64 KiB, 4 of 2 MiB. Memory that nobody has touched makes
-/// what is more slower, a third for pages of 4 KiB.
+/// Bytes of buffers made for the old pages of the next commit: 128 blocks of 64 KiB, 4 of 2 MiB. What is more
+/// goes to memory that nobody has touched (kernel-note 0025).
 pub const SPARE_BYTES_MAX: usize = 8 << 20;
 /// Objects that the history keeps to compare states of block tables: what commits change, twice. Beside it, tens of bytes for
 /// each block that was read.

@@ -1,7 +1,7 @@
 //! Buffers for pages that come back, touched before they are needed.
 //!
-//! What is kept is memory that was not in use: the first touch of a page costs a worker more than the copy, and where the host of a
-//! guest has to find it too, as much as 30 copies (kernel-note 0025). An advance waits for all of them. So there are at least as many buffers as
+//! What is kept is memory that was not in use: a worker that copies a page there touches it first, which is a page fault, and
+//! in a guest now and then one of 40 to 60 us (kernel-note 0025). An advance waits for all of them. So there are at least as many buffers as
 //! the last commits took, made by zring-notify after a commit. Who changes nothing that is cached has none after a while.
 //!
 //! A worker never waits for a buffer: where there is none, or somebody else is looking, it makes one.
