@@ -134,6 +134,8 @@ pub struct FileService {
     pub(super) fetched: Vec<(Oid, Fetched)>,
     /// Pages that came back in this turn: control is woken for all of them at once.
     pub(super) retrieved: Vec<Retrieved>,
+    /// How many those were before the last turn.
+    come: usize,
     /// What control told it by its own mouth.
     pub(super) own: Vec<ToWorker>,
     /// Requests of all workers, and when there were so many first.
@@ -178,6 +180,7 @@ impl FileService {
             deliveries: Vec::new(),
             fetched: Vec::new(),
             retrieved: Vec::new(),
+            come: 0,
             own: Vec::new(),
             quiet: (0, Instant::now()),
             began: shared.began,
@@ -585,7 +588,10 @@ impl Service for FileService {
 
     fn before_wait(&mut self, port: &mut Port) -> Option<Duration> {
         let come = self.retrieved.len();
-        if come > 0 && (come >= limit::RETRIEVED_TOLD || !port.has_more()) {
+        // More of them mostly come at once; requests that come without end are not waited for.
+        let more = port.has_more() && come > std::mem::replace(&mut self.come, come);
+        if come > 0 && (come >= limit::RETRIEVED_TOLD || !more) {
+            self.come = 0;
             let pages = std::mem::take(&mut self.retrieved);
             self.links.control.send(ToControl::Retrieved(pages));
         }
