@@ -250,7 +250,7 @@ mod tests {
         known: Known,
         head: Tid,
         notes: VecDeque<Note>,
-        records: BTreeMap<Oid, (Tid, Bytes)>,
+        records: BTreeMap<(Oid, Tid), Bytes>,
         loads: usize,
     }
 
@@ -262,15 +262,22 @@ mod tests {
         Oid(1 << 40 | i as u64)
     }
 
+    fn leaf(n: usize) -> Oid {
+        Oid(1 << 41 | n as u64)
+    }
+
+    fn bucket(blks: impl IntoIterator<Item = usize>) -> Vec<u8> {
+        let item = |i: usize| (i64::try_from(i).unwrap(), blk(i), Leaf::Blk0);
+        let items: Vec<_> = blks.into_iter().map(item).collect();
+        write::bucket(Family::Lo, &items, None)
+    }
+
     impl Memory {
         fn new(leaves: usize) -> Self {
             let mut records = BTreeMap::new();
-            let mut put = |oid, record: Vec<u8>| drop(records.insert(oid, (Tid(1), record.into())));
-            let leaf = |leaf: usize| Oid(1 << 41 | leaf as u64);
+            let mut put = |oid, record: Vec<u8>| drop(records.insert((oid, Tid(1)), record.into()));
             for n in 0..leaves {
-                let item = |i: usize| (i64::try_from(i).unwrap(), blk(i), Leaf::Blk0);
-                let items: Vec<_> = (n * LEAF..(n + 1) * LEAF).map(item).collect();
-                put(leaf(n), write::bucket(Family::Lo, &items, None));
+                put(leaf(n), bucket(n * LEAF..(n + 1) * LEAF));
             }
             let key = |n: usize| i64::try_from(n * LEAF).unwrap();
             let below: Vec<_> = (0..leaves).map(|n| (key(n), leaf(n))).collect();
@@ -310,11 +317,12 @@ mod tests {
             self.head
         }
 
-        fn load(&mut self, _: Tid, oid: Oid) -> Result<Kept<()>, ZodbError> {
+        fn load(&mut self, at: Tid, oid: Oid) -> Result<Kept<()>, ZodbError> {
             self.loads += 1;
-            let (serial, record) = &self.records[&oid];
+            let mut revs = self.records.range((oid, Tid(0))..=(oid, at));
+            let (&(_, serial), record) = revs.next_back().unwrap();
             let object = decode(record.clone()).unwrap();
-            Ok(Kept::Object(Arc::new(object), *serial))
+            Ok(Kept::Object(Arc::new(object), serial))
         }
     }
 
@@ -329,52 +337,82 @@ mod tests {
         assert_eq!(history.revision(FILE, BlkNo(1), Tid(1)), Ok(None));
     }
 
+    impl History<Memory> {
+        fn note_file(&mut self, node: NodeId) -> BigFile {
+            let (blksize, blktab) = (BlkSize(4096), TABLE);
+            let (oid, file) = (FILE, BigFile { blksize, blktab });
+            let notes = &mut self.source().notes;
+            notes.push_back(Note::File { node, oid, file });
+            self.take_notes();
+            file
+        }
+
+        fn note_blocks(&mut self, file: &BigFile, blks: &[usize]) {
+            for &i in blks {
+                let (oid, blk) = (FILE, BlkNo(i as u64));
+                let mut path = Vec::new();
+                let found = self.question(|_, states, need| {
+                    ask(states, need, Tid(1), |ask| {
+                        bigfile::locate_path(ask, file, blk, &mut path)
+                    })
+                });
+                let value = found.unwrap().block.map(|entry| entry.oid);
+                let (path, seen) = (path.into(), Default::default());
+                let notes = &mut self.source().notes;
+                notes.push_back(Note::Leaf { oid, path });
+                notes.push_back(Note::Block {
+                    oid,
+                    blk,
+                    value,
+                    seen,
+                });
+            }
+            self.take_notes();
+        }
+
+        fn commit(&mut self, tid: Tid, oids: Arc<[Oid]>) {
+            self.source().head = tid;
+            let (number, oids) = (tid.0, Some(oids));
+            let effect = self.look(Passing { number, tid, oids });
+            assert_eq!(effect.map_err(|_| ()).unwrap().changes.len(), 1);
+            self.source().notes.push_back(Note::Taken(number));
+            self.pass().map_err(|_| ()).unwrap();
+        }
+    }
+
+    /// A block went with the end of its file, and the file grew beyond it again: who sees it as a hole sees it from then on.
+    #[test]
+    fn a_hole_is_as_old_as_the_file_reaches_it() {
+        let mut history = History::new(Tid(1), 1, Memory::new(2));
+        let node = NodeId(70);
+        let file = history.note_file(node);
+        history.note_blocks(&file, &[35, 36, 59]);
+        let records = [(2, bucket(30..40)), (3, bucket((30..40).chain([70])))];
+        for (tid, record) in records {
+            let records = &mut history.source().records;
+            records.insert((leaf(1), Tid(tid)), record.into());
+        }
+        history.commit(Tid(2), [leaf(1)].into());
+        let rev = |history: &mut History<Memory>, i, at| history.rev_at(node, BlkNo(i), Tid(at));
+        assert_eq!(rev(&mut history, 59, 2), Some(Tid(2)), "it went");
+        history.commit(Tid(3), [leaf(1), blk(36)].into());
+        assert_eq!(rev(&mut history, 59, 3), Some(Tid(3)), "a hole");
+        assert_eq!(rev(&mut history, 36, 3), Some(Tid(3)), "written");
+        assert_eq!(rev(&mut history, 35, 3), Some(Tid(1)));
+        assert_eq!(rev(&mut history, 36, 2), Some(Tid(1)));
+    }
+
     /// To be run by hand: `cargo test --release --lib fs::past -- --ignored --nocapture`. Records of tables do not change here.
     #[test]
     #[ignore = "a measurement"]
     fn what_a_pin_asks_of_the_history() {
         let mut history = History::new(Tid(1), 1, Memory::new(250));
-        let file = BigFile {
-            blksize: BlkSize(4096),
-            blktab: TABLE,
-        };
-        let node = NodeId(70);
-        let oid = FILE;
-        history
-            .source()
-            .notes
-            .push_back(Note::File { node, oid, file });
-        history.take_notes();
+        let file = history.note_file(NodeId(70));
         let blks: Vec<usize> = (0..1000).map(|i| i * 7).collect();
-        for &i in &blks {
-            let mut path = Vec::new();
-            let found = history.question(|_, states, need| {
-                ask(states, need, Tid(1), |ask| {
-                    bigfile::locate_path(ask, &file, BlkNo(i as u64), &mut path)
-                })
-            });
-            let value = found.unwrap().block.map(|entry| entry.oid);
-            let (blk, seen) = (BlkNo(i as u64), Default::default());
-            let path = path.into();
-            history.source().notes.push_back(Note::Leaf { oid, path });
-            let note = Note::Block {
-                oid,
-                blk,
-                value,
-                seen,
-            };
-            history.source().notes.push_back(note);
-        }
-        history.take_notes();
+        history.note_blocks(&file, &blks);
         let oids: Arc<[Oid]> = blks.iter().map(|&i| blk(i)).collect();
         for tid in [2, 3, 4].map(Tid) {
-            history.source().head = tid;
-            let number = tid.0;
-            let oids = Some(Arc::clone(&oids));
-            let effect = history.look(Passing { number, tid, oids });
-            assert_eq!(effect.map_err(|_| ()).unwrap().changes.len(), 1);
-            history.source().notes.push_back(Note::Taken(number));
-            history.pass().map_err(|_| ()).unwrap();
+            history.commit(tid, Arc::clone(&oids));
         }
         for at in [1, 2, 3, 2, 3].map(Tid) {
             let began = Instant::now();

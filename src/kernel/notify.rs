@@ -31,22 +31,14 @@ pub struct NotifyError {
 /// # Errors
 /// An errno other than those of [`Told`].
 pub fn tell(dev: &File, head: &Head, data: &[&[u8]]) -> Result<Told, NotifyError> {
-    // Most have no data: one page of a hundred costs no allocation.
-    let mut parts = Vec::new();
-    if !data.is_empty() {
-        parts.push(IoSlice::new(head.as_bytes()));
-        parts.extend(
-            data.iter()
-                .filter(|d| !d.is_empty())
-                .map(|d| IoSlice::new(d)),
-        );
-    }
+    let mut parts = vec![IoSlice::new(head.as_bytes())];
+    parts.extend(
+        data.iter()
+            .filter(|d| !d.is_empty())
+            .map(|d| IoSlice::new(d)),
+    );
     loop {
-        let written = match parts.is_empty() {
-            true => nix::unistd::write(dev, head.as_bytes()),
-            false => uio::writev(dev, &parts),
-        };
-        match written {
+        match uio::writev(dev, &parts) {
             Ok(_) => return Ok(Told::Done),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Told::Unknown),
