@@ -50,17 +50,18 @@ pub fn run(path: &Path, blksize: u64, blocks: u64, data: u64) -> Result<()> {
         let words: Vec<&str> = line.split(' ').collect();
         let figures = match words[..] {
             ["run", ms, rate, count] => churn.run(ms.parse()?, rate.parse()?, count.parse()?)?,
-            ["lag", at, file, rounds, count, sync] => {
+            ["lag", at, file, rounds, count, step, sync] => {
                 let seen = Seen::open(Path::new(at), file)?;
-                churn.lag(&seen, rounds.parse()?, count.parse()?, sync == "sync")?
+                let blocks = (count.parse()?, step.parse()?);
+                churn.lag(&seen, rounds.parse()?, blocks, sync == "sync")?
             }
             ["change", first, step, count, each] => {
                 let step = (first.parse()?, step.parse()?);
                 churn.change(step, count.parse()?, each.parse()?)?
             }
-            ["kept", at, file, count] => {
+            ["kept", at, file, count, step] => {
                 let seen = Seen::open(Path::new(at), file)?;
-                churn.kept(&seen, count.parse()?)?
+                churn.kept(&seen, (count.parse()?, step.parse()?))?
             }
             _ => bail!("unknown command {line}"),
         };
@@ -131,12 +132,11 @@ impl Churn {
         self.base.put(self.aside, record.finish())
     }
 
-    /// Changes so many blocks, one after the other from `first` on, or just an object that nobody reads.
-    fn commit(&mut self, first: u64, count: u64, sync: bool) -> Result<Tid> {
+    /// Changes these blocks, or just an object that nobody reads.
+    fn commit(&mut self, blks: &[u64], sync: bool) -> Result<Tid> {
         self.version = self.version % 200 + 1;
-        let blocks = self.blocks.len() as u64;
-        (0..count).try_for_each(|i| self.put((first + i) % blocks))?;
-        if count == 0 {
+        blks.iter().try_for_each(|&blk| self.put(blk))?;
+        if blks.is_empty() {
             self.put_aside()?;
         }
         self.base.commit_now(sync)
@@ -180,13 +180,19 @@ impl Churn {
         Ok(format!("rate {rate:.1}\ncommit_us {:.1}", busy.median()))
     }
 
-    /// From a commit to `head/at`, with so many cached blocks changed.
-    fn lag(&mut self, seen: &Seen, rounds: u64, count: u64, sync: bool) -> Result<String> {
+    /// So many blocks, every `step`th, wherever they begin.
+    fn some(&mut self, (count, step): (u64, u64)) -> Vec<u64> {
+        let first = self.random.below(self.blocks.len() as u64 - count * step);
+        (0..count).map(|i| first + i * step).collect()
+    }
+
+    /// From a commit to `head/at`, with so many cached blocks changed, every `step`th.
+    fn lag(&mut self, seen: &Seen, rounds: u64, blocks: (u64, u64), sync: bool) -> Result<String> {
         let (mut lags, mut looks) = (Sample::default(), Sample::default());
         for _ in 0..rounds {
-            let first = self.random.below(self.blocks.len() as u64 - count);
-            seen.read(&seen.head, self.blksize, first, count)?;
-            let tid = self.commit(first, count, sync)?;
+            let blks = self.some(blocks);
+            seen.read(&seen.head, self.blksize, &blks)?;
+            let tid = self.commit(&blks, sync)?;
             let (lag, look) = seen.wait(tid)?;
             lags.push(lag);
             looks.push(look);
@@ -202,18 +208,18 @@ impl Churn {
 
     /// Whether what was cached and changed is there for those who look for it: the time of their open, and READs of the daemon for
     /// all of it.
-    fn kept(&mut self, seen: &Seen, count: u64) -> Result<String> {
-        let first = self.random.below(self.blocks.len() as u64 - count);
-        let rev = self.commit(first, count, false)?;
+    fn kept(&mut self, seen: &Seen, blocks: (u64, u64)) -> Result<String> {
+        let blks = self.some(blocks);
+        let rev = self.commit(&blks, false)?;
         seen.wait(rev)?;
-        seen.read(&seen.head, self.blksize, first, count)?;
-        let tid = self.commit(first, count, false)?;
+        seen.read(&seen.head, self.blksize, &blks)?;
+        let tid = self.commit(&blks, false)?;
         seen.wait(tid)?;
         let start = Instant::now();
         let old = File::open(seen.at.join(format!("@{rev}/bigfile/{}", seen.oid)))?;
         let open = start.elapsed().as_secs_f64() * 1e6;
         let before = seen.reads()?;
-        seen.read(&old, self.blksize, first, count)?;
+        seen.read(&old, self.blksize, &blks)?;
         let reads = seen.reads()? - before;
         Ok(format!("open_us {open:.1}\nreads {reads}"))
     }
@@ -238,9 +244,9 @@ impl Seen {
     }
 
     /// Reads whole blocks, and leaves the daemon the time to note it.
-    fn read(&self, file: &File, blksize: u64, first: u64, count: u64) -> Result<()> {
+    fn read(&self, file: &File, blksize: u64, blks: &[u64]) -> Result<()> {
         let mut block = vec![0; usize::try_from(blksize)?];
-        for blk in first..first + count {
+        for blk in blks {
             file.read_exact_at(&mut block, blk * blksize)?;
         }
         std::thread::sleep(Duration::from_millis(10));

@@ -90,21 +90,32 @@ impl Writer {
         output(&mut reader, LIMIT, &[mounted]).map(drop)
     }
 
-    /// From commits to `head/at`, with so many cached blocks changed by each.
+    /// From commits to `head/at`, with so many cached neighbours changed by each.
     pub fn lag(
         &mut self,
         mounted: &Mounted,
         (rounds, count, sync): (u64, u64, &str),
     ) -> Result<Figures> {
+        self.lag_of(mounted, rounds, (count, 1), sync)
+    }
+
+    /// The same with every `step`th block.
+    fn lag_of(
+        &mut self,
+        mounted: &Mounted,
+        rounds: u64,
+        (count, step): (u64, u64),
+        sync: &str,
+    ) -> Result<Figures> {
         let (at, oid) = (mounted.path().display().to_string(), self.oid()?);
-        self.begin(&format!("lag {at} {oid} {rounds} {count} {sync}"))?;
+        self.begin(&format!("lag {at} {oid} {rounds} {count} {step} {sync}"))?;
         self.answer_of(mounted)
     }
 
     /// What opening cached blocks that changed takes, and that nothing of them is read again.
-    fn kept(&mut self, mounted: &Mounted, count: u64) -> Result<f64> {
+    fn kept(&mut self, mounted: &Mounted, (count, step): (u64, u64)) -> Result<f64> {
         let (at, oid) = (mounted.path().display().to_string(), self.oid()?);
-        self.begin(&format!("kept {at} {oid} {count}"))?;
+        self.begin(&format!("kept {at} {oid} {count} {step}"))?;
         let figures = self.answer_of(mounted)?;
         ensure!(figures.get("reads")? == 0.0, "old pages were read again");
         figures.get("open_us")
@@ -301,27 +312,39 @@ struct Case {
     name: &'static str,
     blksize: u64,
     blocks: u64,
-    /// Cached blocks that each commit changes.
+    /// Cached blocks that each commit changes, every `step`th.
     count: u64,
+    step: u64,
     commits: u64,
     /// Bar of the median, in microseconds.
     most: f64,
 }
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 4] = [
     Case {
         name: "nothing cached changed",
         blksize: 4096,
         blocks: 4096,
         count: 0,
+        step: 1,
         commits: 300,
         most: 100.0,
     },
     Case {
-        name: "100 cached blocks of 4 KiB",
+        name: "100 cached blocks of 4 KiB, neighbours",
         blksize: 4096,
         blocks: 4096,
         count: 100,
+        step: 1,
+        commits: 150,
+        most: 2000.0,
+    },
+    Case {
+        name: "100 cached blocks of 4 KiB, apart",
+        blksize: 4096,
+        blocks: 4096,
+        count: 100,
+        step: 7,
         commits: 150,
         most: 2000.0,
     },
@@ -330,6 +353,7 @@ const CASES: [Case; 3] = [
         blksize: 2 << 20,
         blocks: 64,
         count: 2,
+        step: 1,
         commits: 80,
         most: 3000.0,
     },
@@ -357,15 +381,21 @@ impl Lags {
         case: Case,
         writer: &mut Writer,
     ) -> Result<()> {
-        let Case { count, commits, .. } = case;
+        let Case {
+            count,
+            step,
+            commits,
+            ..
+        } = case;
+        let blocks = (count, step);
         let mounted = bench.mount(System::Zring(transport), &writer.database)?;
         writer.warm(&mounted, case.blocks)?;
         let idle = writer.lag(&mounted, (commits, 0, ""))?;
         let busy = match count {
             0 => idle.clone(),
-            _ => writer.lag(&mounted, (commits, count, ""))?,
+            _ => writer.lag_of(&mounted, commits, blocks, "")?,
         };
-        let synced = writer.lag(&mounted, (commits, count, "sync"))?;
+        let synced = writer.lag_of(&mounted, commits, blocks, "sync")?;
         self.p50.push(synced.get("p50_us")?);
         self.p99.push(synced.get("p99_us")?);
         self.unsynced.push(busy.get("p50_us")?);
@@ -374,7 +404,7 @@ impl Lags {
             self.control.push(writer.control(&mounted)?);
             return mounted.stop();
         }
-        self.open.push(writer.kept(&mounted, count)?);
+        self.open.push(writer.kept(&mounted, blocks)?);
         mounted.stop()?;
         let raw = raw(bench, transport, case.blksize, count)?;
         let own = (busy.get("p50_us")? - idle.get("p50_us")?) / count as f64;

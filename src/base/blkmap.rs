@@ -74,6 +74,14 @@ impl<T: Copy> BlkMap<T> {
         }
     }
 
+    /// Changes the value of a block; false when it has none.
+    pub fn change(&mut self, blk: BlkNo, change: impl FnOnce(&mut T)) -> bool {
+        let (at, bit) = split(blk);
+        let part = self.parts.get_mut(&at);
+        let value = part.and_then(|part| Some(&mut part.values[part.place(bit).ok()?]));
+        value.map(change).is_some()
+    }
+
     /// Takes the value of a block.
     pub fn remove(&mut self, blk: BlkNo) -> Option<T> {
         let (at, bit) = split(blk);
@@ -138,8 +146,12 @@ mod tests {
                 );
                 assert_eq!(map.get(a), twin.get(&a).copied());
                 let value = word(&mut state);
-                match value % 2 {
+                match value % 3 {
                     0 => assert_eq!(map.insert(a, value), twin.insert(a, value)),
+                    1 => {
+                        let is_there = twin.get_mut(&a).map(|of| *of ^= value).is_some();
+                        assert_eq!(map.change(a, |of| *of ^= value), is_there);
+                    }
                     _ => assert_eq!(map.remove(b), twin.remove(&b)),
                 }
                 assert_eq!(map.count(), twin.len());

@@ -22,8 +22,8 @@ use super::log::Chain;
 use super::notes::Noted;
 use super::notifier::{Keep, Store, ToNotifier};
 use super::retrieval::{Retrieval, unretrieved};
-use super::shared::{Mailbox, Published, Shared, State, ToControl, ToWorker};
-use crate::base::{NodeId, Oid, Tid, limit};
+use super::shared::{Mailbox, Published, Retrieved, Shared, State, ToControl, ToWorker};
+use crate::base::{BlkNo, NodeId, Oid, Tid, limit};
 use crate::fs::advance::{Action, Drop, Event as HeadEvent, Head, Shorter};
 use crate::fs::history::{Effect, Failed, Lost, Passing, Why};
 use crate::fs::pagecache;
@@ -215,11 +215,7 @@ impl Work {
                     self.isolate();
                 }
                 ToControl::Retrieved(pages) => {
-                    for pages in pages {
-                        if self.retrieval.came(pages) {
-                            self.kept();
-                        }
-                    }
+                    pages.into_iter().for_each(|pages| self.retrieved(pages));
                 }
                 ToControl::Rebuilt(rebuilt) => {
                     let poll = self.ask_store(|store| store.adopt(*rebuilt));
@@ -561,37 +557,47 @@ impl Work {
     }
 
     /// Asks the kernel for its pages of these blocks.
-    fn keep(&mut self, blocks: &[(NodeId, crate::base::BlkNo)]) -> Option<HeadEvent<Published>> {
+    fn keep(&mut self, blocks: &[(NodeId, BlkNo)]) -> Option<HeadEvent<Published>> {
         if !self.control.shared.probe.is_trusted() {
             return Some(HeadEvent::Kept);
         }
-        let (at, control) = (self.head.at(), &self.control);
-        let mut bytes = 0;
-        for &(node, blk) in blocks {
-            let Some((blksize, seen)) = self.history.given(node, blk) else {
+        let (at, mut room) = (self.head.at(), limit::KEPT_BYTES_MAX as u64);
+        for blocks in blocks.chunk_by(|(node, _), (next, _)| node == next) {
+            let node = blocks[0].0;
+            let blks: Vec<BlkNo> = blocks.iter().map(|&(_, blk)| blk).collect();
+            let (blksize, mut given) = self.history.given(node, &blks);
+            let pages = pagecache::pages(blksize);
+            given.retain(|(_, seen)| seen.may_be_whole(pages)); // of others the kernel cannot have all
+            // Of more nothing would be left when somebody looks for it.
+            let most = room.checked_div(blksize).unwrap_or(0);
+            given.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+            room -= blksize * given.len() as u64;
+            let blks: Vec<BlkNo> = given.iter().map(|&(blk, _)| blk).collect();
+            let revs = self.history.revs_at(node, &blks, at);
+            let (Some(oid), Some(revs)) = (self.history.oid(node), revs) else {
                 continue;
             };
-            if !seen.may_be_whole(pagecache::pages(blksize)) {
-                continue; // the kernel cannot have all of it
-            }
-            bytes += blksize;
-            if bytes > limit::KEPT_BYTES_MAX as u64 {
-                break; // of more nothing would be left when somebody looks for it
-            }
-            let (Some(oid), Some(rev)) =
-                (self.history.oid(node), self.history.rev_at(node, blk, at))
-            else {
-                continue;
-            };
-            let (place, block) = ((oid, rev), (node, blk, blksize));
-            let asked = self.retrieval.ask(&control.connection, place, block, seen);
-            if let Err(error) = asked {
-                control.shared.log.error(unretrieved(oid, blk, &error));
+            for ((blk, seen), rev) in given.into_iter().zip(revs) {
+                let (place, block) = ((oid, rev), (node, blk, blksize));
+                self.retrieval.add(place, block, seen);
             }
         }
-        self.retrieval
-            .begin(Duration::from_millis(limit::KEEP_DEADLINE_MS))
-            .then_some(HeadEvent::Kept)
+        let Control {
+            connection, shared, ..
+        } = &self.control;
+        let patience = Duration::from_millis(limit::KEEP_DEADLINE_MS);
+        let is_done = self.retrieval.begin(connection, patience, &shared.log);
+        is_done.then_some(HeadEvent::Kept)
+    }
+
+    /// Pages came: of one RETRIEVE.
+    fn retrieved(&mut self, pages: Retrieved) {
+        let Control {
+            connection, shared, ..
+        } = &self.control;
+        if self.retrieval.came(connection, pages, &shared.log) {
+            self.kept();
+        }
     }
 
     /// All pages came, or it took too long.

@@ -418,8 +418,8 @@ impl FileService {
         }
     }
 
-    /// Pages came back: nothing else is done with them here.
-    fn retrieved(&mut self, unique: Unique, off: u64, data: &[u8]) {
+    /// Pages came back: nothing else is done with them here. Each block is kept, or not, by itself.
+    fn retrieved(&mut self, unique: Unique, node: NodeId, off: u64, data: &[u8]) {
         match RetrieveId::from_unique(unique.0) {
             Some(RetrieveId::PROBE) => {
                 self.shared.probe.settle(data.len());
@@ -429,12 +429,23 @@ impl FileService {
             }
             Some(RetrieveId::KICK) | None => {}
             Some(id) => {
-                let data = self.shared.spare.copy(data);
-                let hashes = pagecache::hashes(&data).collect();
+                let blksize = match self.node(node) {
+                    Ok(Node::File(file)) => usize::try_from(file.blksize()).unwrap_or(0),
+                    _ => 0,
+                };
+                // Nobody asks for pages of a file that was not read.
+                let block = if blksize == 0 {
+                    data.len().max(1)
+                } else {
+                    blksize
+                };
+                let parts = data.chunks(block);
+                let parts = parts.map(|part| self.shared.spare.copy(part));
+                let (parts, hashes) = (parts.collect(), pagecache::hashes(data).collect());
                 self.retrieved.push(Retrieved {
                     id,
                     off,
-                    data,
+                    parts,
                     hashes,
                 });
             }
@@ -509,7 +520,7 @@ impl Service for FileService {
                 return self.read(port, held, unique, id, (off, size), (fh, flags));
             }
             Op::NotifyReply { off, data } => {
-                self.retrieved(unique, off, data);
+                self.retrieved(unique, id, off, data);
                 return port.acknowledge(held);
             }
             Op::Forget { nlookup } => {

@@ -604,9 +604,9 @@ pub struct Retrieved {
     pub id: RetrieveId,
     /// First byte.
     pub off: u64,
-    /// As many as the kernel had.
-    pub data: Bytes,
-    /// [`crate::fs::pagecache::hashes`] of it: made where it is at hand.
+    /// As many as the kernel had, each block by itself.
+    pub parts: Vec<Bytes>,
+    /// [`crate::fs::pagecache::hashes`] of all of it: made where it is at hand.
     pub hashes: Vec<u64>,
 }
 

@@ -79,10 +79,14 @@ impl FileNode {
         self.blksize.store(blksize.0, Ordering::Relaxed);
     }
 
+    /// Bytes of a block; 0 while nobody has told.
+    pub fn blksize(&self) -> u64 {
+        self.blksize.load(Ordering::Relaxed)
+    }
+
     /// The block that a byte is in; the first while nobody has told how long they are.
     pub fn blk_at(&self, off: u64) -> BlkNo {
-        let blksize = self.blksize.load(Ordering::Relaxed);
-        BlkNo(off.checked_div(blksize).unwrap_or(0))
+        BlkNo(off.checked_div(self.blksize()).unwrap_or(0))
     }
 
     /// Bytes of a file below `@<tid>`, which never change; 0 until the kernel is told.

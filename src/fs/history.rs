@@ -238,13 +238,19 @@ impl<S: Source> History<S> {
         self.nodes.get(&oid).copied()
     }
 
-    /// What the kernel was given of a block, and the bytes of one.
-    pub fn given(&self, node: NodeId, blk: BlkNo) -> Option<(u64, Seen)> {
-        let oid = self.oid(node)?;
-        let file = self.tail.tracked().file(oid)?;
-        self.tail.tracked().block(oid, blk)?;
-        let seen = self.seen.get(&oid)?.get(blk)?;
-        Some((file.blksize.0, seen))
+    /// What the kernel was given of these blocks of a node, as far as it was given any of them; blocks of how many bytes.
+    pub fn given(&self, node: NodeId, blks: &[BlkNo]) -> (u64, Vec<(BlkNo, Seen)>) {
+        let tracked = self.tail.tracked();
+        let oid = self.oid(node);
+        let file = oid.and_then(|oid| Some((oid, tracked.file(oid)?, self.seen.get(&oid)?)));
+        let Some((oid, file, seen)) = file else {
+            return (0, Vec::new());
+        };
+        let given = |&blk: &BlkNo| {
+            let seen = seen.get(blk).filter(|seen| seen.pages > 0)?;
+            tracked.is_explicit(oid, blk).then_some((blk, seen))
+        };
+        (file.blksize.0, blks.iter().filter_map(given).collect())
     }
 
     /// Takes what workers noted so far, unless a transaction is passing: what is of which state is told apart then.
@@ -564,9 +570,9 @@ impl<S: Source> History<S> {
                 self.uncounted += 1;
                 if seen.pages > 0 {
                     let blocks = self.seen.entry(oid).or_default();
-                    let mut all = blocks.get(blk).unwrap_or_default();
-                    all.add(seen);
-                    blocks.insert(blk, all);
+                    if !blocks.change(blk, |all| all.add(seen)) {
+                        blocks.insert(blk, seen);
+                    }
                 }
                 (oid, tracked.read(oid, blk, value).is_ok())
             }
@@ -585,8 +591,9 @@ impl<S: Source> History<S> {
             match (what, self.seen.get_mut(oid)) {
                 (Changed::Whole, _) => drop(self.seen.remove(oid)),
                 (Changed::Blocks { blocks, .. }, Some(seen)) => {
+                    // In place: most are read again.
                     for &blk in blocks {
-                        seen.remove(blk);
+                        seen.change(blk, |seen| *seen = Seen::default());
                     }
                 }
                 _ => {}

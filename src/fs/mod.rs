@@ -4,7 +4,8 @@
 //! `cache` the objects at hand and `revision` which states they are right for, `track` what an answer was made from, `read` a
 //! READ in terms of blocks, `touch` which blocks deserve a store, `meeting` what of
 //! them is stored beside their readers, `advance` the order of things when head moves, `history` what
-//! each transaction changes of all that is cached, `states` what it was told for that, `kept` the old pages, `pagecache` how they are known again.
+//! each transaction changes of all that is cached, `states` what it was told for that, `kept` the old pages, `retrieval`
+//! which of them are asked for together, `pagecache` how they are known again.
 //!
 //! Nothing here waits, loads or reads a clock: it says what it needs and is asked again.
 
@@ -21,6 +22,7 @@ pub mod name;
 pub mod pagecache;
 pub mod past;
 pub mod read;
+pub mod retrieval;
 pub mod revision;
 pub mod states;
 pub mod touch;

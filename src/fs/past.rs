@@ -11,7 +11,7 @@ use super::read;
 use crate::base::{BlkNo, NodeId, Oid, Tid};
 use crate::iso::Unknown;
 use crate::tail::state::ask;
-use crate::tail::{FTail, Need, Which};
+use crate::tail::{BlkRev, FTail, Need, Which};
 use crate::zodb::need::Step;
 use crate::zodb::{ZodbError, bigfile};
 use std::collections::BTreeSet;
@@ -65,10 +65,13 @@ where
         self.rev_for(oid, blk, at).map(Some)
     }
 
-    /// Where a client of a view as of `at` is sent to for a block of a node, if that can be told.
-    pub fn rev_at(&mut self, node: NodeId, blk: BlkNo, at: Tid) -> Option<Tid> {
+    /// Where a client of a view as of `at` is sent to for each of these blocks of a node, if that can be told.
+    pub fn revs_at(&mut self, node: NodeId, blks: &[BlkNo], at: Tid) -> Option<Vec<Tid>> {
         let oid = self.oid(node)?;
-        self.rev_for(oid, blk, at).ok()
+        let revs = self.question(|tail, states, need| tail.revs_at(states, need, oid, blks, at));
+        let blks = blks.iter().zip(revs.ok()?);
+        let revs = blks.map(|(&blk, rev)| self.seen_at(oid, blk, rev, at));
+        revs.collect::<Result<_, _>>().ok()
     }
 
     /// Whether [`Self::revision`] of these blocks as of these states does without the database.
@@ -102,7 +105,16 @@ where
 
     fn rev_for(&mut self, oid: Oid, blk: BlkNo, at: Tid) -> Result<Tid, Unknown> {
         let rev = self.question(|tail, states, need| tail.rev_at(states, need, oid, blk, at))?;
-        let is_there = rev.exact && !self.is_hole(oid, blk, at)?;
+        self.seen_at(oid, blk, rev, at)
+    }
+
+    /// The revision that a block is seen at by who sees it as of `at`, when this was its last change.
+    fn seen_at(&mut self, oid: Oid, blk: BlkNo, rev: BlkRev, at: Tid) -> Result<Tid, Unknown> {
+        let is_there = match rev.is_there {
+            _ if !rev.exact => false,
+            Some(is_there) => is_there,
+            None => !self.is_hole(oid, blk, at)?,
+        };
         if is_there || self.reaches(oid, blk, rev.tid)? || !self.reaches(oid, blk, at)? {
             return Ok(rev.tid);
         }
@@ -124,12 +136,6 @@ where
 
     /// Whether nothing is in the table for a block. What is there was there since its last change.
     fn is_hole(&mut self, oid: Oid, blk: BlkNo, at: Tid) -> Result<bool, Unknown> {
-        // What is tracked is as of head.
-        if at == self.tail().head()
-            && let Some(object) = self.tail().tracked().block(oid, blk)
-        {
-            return Ok(object.is_none());
-        }
         let found = self.question(|_, states, need| {
             ask(states, need, at, |ask| {
                 let Step::Done(file) = bigfile::open(ask, oid)? else {
@@ -393,7 +399,10 @@ mod tests {
             records.insert((leaf(1), Tid(tid)), record.into());
         }
         history.commit(Tid(2), [leaf(1)].into());
-        let rev = |history: &mut History<Memory>, i, at| history.rev_at(node, BlkNo(i), Tid(at));
+        let rev = |history: &mut History<Memory>, i, at| {
+            let revs = history.revs_at(node, &[BlkNo(35), BlkNo(i)], Tid(at))?;
+            Some(revs[1])
+        };
         assert_eq!(rev(&mut history, 59, 2), Some(Tid(2)), "it went");
         history.commit(Tid(3), [leaf(1), blk(36)].into());
         assert_eq!(rev(&mut history, 59, 3), Some(Tid(3)), "a hole");

@@ -13,6 +13,7 @@ use super::ftail::FTail;
 use super::state::{Need, States, ask};
 use super::track::{blk_of, key_of};
 use super::ztail::ZTail;
+use crate::base::limit::NEED_MAX;
 use crate::base::span::{KeyRange, KeySet};
 use crate::base::{BlkNo, Oid, Tid};
 use crate::zodb::btree::TreeRef;
@@ -27,6 +28,8 @@ pub struct BlkRev {
     pub tid: Tid,
     /// Whether it changed then; if not, it did so earlier or never.
     pub exact: bool,
+    /// Whether the table leads somewhere for it as of the state that was asked for, where that is at hand.
+    pub is_there: Option<bool>,
 }
 
 /// What changed in a file.
@@ -77,6 +80,22 @@ impl FTail {
         blk: BlkNo,
         at: Tid,
     ) -> Result<Step<BlkRev>, ZodbError> {
+        let revs = self.revs_at(states, need, file, &[blk], at)?;
+        Ok(revs.map(|revs| revs[0]))
+    }
+
+    /// The same of some blocks, in their order.
+    ///
+    /// # Errors
+    /// The table is damaged in one of the states.
+    pub fn revs_at<S: States + ?Sized>(
+        &mut self,
+        states: &S,
+        need: &mut Need,
+        file: Oid,
+        blks: &[BlkNo],
+        at: Tid,
+    ) -> Result<Step<Vec<BlkRev>>, ZodbError> {
         assert!(self.tail() <= at && at <= self.head(), "BUG: {at}");
         self.heed(self.head());
         let Step::Done(lives) = self.lives(states, need, file) else {
@@ -84,31 +103,43 @@ impl FTail {
         };
         let life = lives.into_iter().rev().find(|life| life.from <= at);
         let life = life.expect("the first begins at the tail");
-        let rev = match life.file {
-            None => Step::Done(life.from),
-            Some(is) if life.end.is_none() => self.rev_now(
-                states,
-                need,
-                (file, is.tree()),
-                key_of(blk),
-                (life.from, at),
-            )?,
-            Some(is) => self.rev_traced(states, need, is.tree(), key_of(blk), &life, at)?,
-        };
-        let exact = |tid| BlkRev {
-            tid,
-            exact: tid > self.tail(),
-        };
-        Ok(rev.map(exact))
+        let known: Vec<_> = blks.iter().map(|&b| self.tracked.block(file, b)).collect();
+        // All of them first: each is a few misses of the processor's caches, and these overlap.
+        let objects = known.iter().flatten().flatten();
+        let changes = objects.map(|&oid| self.ztail.last_change(oid, at));
+        std::hint::black_box(changes.flatten().count());
+        let (mut revs, mut whole) = (Vec::with_capacity(blks.len()), true);
+        for (&blk, known) in blks.iter().zip(known) {
+            let (key, from) = (key_of(blk), life.from);
+            let rev = match life.file {
+                None => Step::Done(from),
+                Some(is) if life.end.is_none() => {
+                    self.rev_now(states, need, is.tree(), (key, known), (from, at))?
+                }
+                Some(is) => self.rev_traced(states, need, is.tree(), key, &life, at)?,
+            };
+            match rev {
+                Step::Done(tid) => revs.push(BlkRev {
+                    tid,
+                    exact: tid > self.tail(),
+                    // What is tracked is as of head.
+                    is_there: known.filter(|_| at == self.head()).map(|oid| oid.is_some()),
+                }),
+                Step::Need if need.len() >= NEED_MAX => return Ok(Step::Need),
+                Step::Need => whole = false,
+            }
+        }
+        Ok(if whole { Step::Done(revs) } else { Step::Need })
     }
 
-    /// The last change in `(floor, at]` of a key of a table that is the file's now; `floor` if there is none.
+    /// The last change in `(floor, at]` of a key of a table that is the file's now; `floor` if there is none. What the key leads to now is known
+    /// of explicit blocks.
     fn rev_now<S: States + ?Sized>(
         &mut self,
         states: &S,
         need: &mut Need,
-        (file, tree): (Oid, TreeRef),
-        key: i64,
+        tree: TreeRef,
+        (key, known): (i64, Option<Option<Oid>>),
         (floor, at): (Tid, Tid),
     ) -> Result<Step<Tid>, ZodbError> {
         let history = self.btail.history(tree.root);
@@ -123,7 +154,6 @@ impl FTail {
             return self.rev_traced(states, need, tree, key, &life, at);
         };
         let history = self.btail.history(tree.root).expect("it has keys");
-        let known = blk_of(key).and_then(|blk| self.tracked.block(file, blk));
         let now = match known {
             Some(value) => value,
             // Any change of it tells, too.

@@ -27,6 +27,7 @@ on_each_transport!(
     opening_again_keeps_pages,
     blocks_smaller_than_a_page,
     partly_cached,
+    neighbours_with_gaps,
     read_in_order,
     a_million_objects_at_once,
 );
@@ -515,6 +516,46 @@ fn partly_cached(transport: Transport) {
     scene.moved(0, 3, start, 1);
     scene.read_all(0);
     let all = scene.inside.pages(&format!("stamps {old} 0 {}", 6 * 65536));
+    assert!(all.iter().all(|&s| s == 1), "{all:?}");
+    scene.stop();
+}
+
+/// Neighbours are asked for together, and the kernel gives nothing behind a page that it does not have: all others are kept the same.
+fn neighbours_with_gaps(transport: Transport) {
+    const BLOCKS: u64 = 80;
+    const GONE: [u64; 5] = [0, 5, 31, 32, 60];
+    if !transport.is_there() {
+        return;
+    }
+    let rig = Rig::new("gaps", 60);
+    let mut scene = Scene::new(&rig, transport, |base| {
+        let file = base.file(PAGE, Leaf::Blk0);
+        (0..BLOCKS).for_each(|blk| base.set(file, blk, 1));
+    });
+    let path = scene.base.files[0].head();
+    scene.cache_all(0);
+    scene.inside.ask(&format!("hold {path}"));
+    for blk in GONE {
+        scene
+            .inside
+            .ask(&format!("evict {path} {} {PAGE}", blk * PAGE));
+    }
+    let (start, kept) = (scene.start, scene.inside.stat("keep"));
+    (0..BLOCKS).for_each(|blk| scene.base.set(0, blk, 2));
+    scene.commit();
+    assert_eq!(scene.inside.stat("keep") - kept, BLOCKS - GONE.len() as u64);
+    let old = scene.base.files[0].at(start);
+    scene.inside.ask(&format!("hold {old}"));
+    for (blk, cached) in (0..).zip(scene.cached(0, &old)) {
+        assert_eq!(cached, Some(!GONE.contains(&blk)), "block {blk} of {old}");
+    }
+    for blk in [1, 30, 33, 79] {
+        scene.moved(0, blk, start, 1);
+    }
+    scene.read_all(0);
+    let all = scene
+        .inside
+        .pages(&format!("stamps {old} 0 {}", BLOCKS * PAGE));
     assert!(all.iter().all(|&s| s == 1), "{all:?}");
     scene.stop();
 }

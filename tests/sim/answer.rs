@@ -14,6 +14,7 @@ use zring::base::span::KeySet;
 use zring::base::{BlkNo, NodeId, Oid, Rev};
 use zring::fs::cache::{AtHand, Kept, Own};
 use zring::fs::meeting;
+use zring::fs::pagecache;
 use zring::fs::read::{self, Info};
 use zring::fs::track::{Looked, Note, Trail, range_of};
 use zring::fs::tree::FileNode;
@@ -594,18 +595,18 @@ fn worth_keeping(kept: &Kept<Extent>) -> bool {
 }
 
 /// As `fs::pagecache`, of pages as long as they are here.
-pub(crate) fn sums(first: u64, data: &[u8]) -> impl Iterator<Item = u64> + '_ {
-    data.chunks_exact(PAGE).zip(first..).map(|(page, number)| {
+pub(crate) fn hashes(data: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    data.chunks_exact(PAGE).map(|page| {
         let half = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
         let mix = |a: u64, b: u64| (a ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-        mix(mix(mix(number + 1, half(0)), half(8)), number)
+        mix(mix(1, half(0)), half(8))
     })
 }
 
 /// The same, added up.
 pub(crate) fn seen(first: u64, data: &[u8]) -> Seen {
     let mut seen = Seen::default();
-    for sum in sums(first, data) {
+    for sum in pagecache::sums(first, hashes(data)) {
         seen.add(Seen { pages: 1, sum });
     }
     seen

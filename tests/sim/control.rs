@@ -4,7 +4,7 @@
 
 mod sizes;
 
-use crate::answer::sums;
+use crate::answer::hashes;
 use crate::data::{PAGE, Records, SCALE, load};
 use crate::links::LinkTable;
 use crate::mutant::Mutant;
@@ -20,13 +20,19 @@ use zring::fs::advance::{Action, Change, Changed, Drop, Event, Head, Shorter};
 use zring::fs::cache::Kept;
 use zring::fs::history::{self, Effect, Failed, History, Lost, Passing, Why};
 use zring::fs::kept::{Piece, Place};
+use zring::fs::retrieval::{self, Came, Sizes};
 use zring::fs::states::Known;
 use zring::fs::track::Note;
-use zring::tail::{Seen, States};
+use zring::tail::States;
+use zring::wire::fuse::notify::RetrieveId;
 use zring::zodb::need::{Absent, Lookup};
 
-/// Bytes of one RETRIEVE.
-const PIECE_BYTES: u64 = 2 * PAGE as u64;
+/// What is asked for at once.
+const SIZES: Sizes = Sizes {
+    page: PAGE as u64,
+    run: 4 * PAGE as u64,
+    piece: 2 * PAGE as u64,
+};
 /// Transactions after one that nobody could tell the changes of, in which a file may be astray still.
 const ASTRAY_MAX: u64 = 3;
 
@@ -165,7 +171,7 @@ impl Control {
         Self {
             head: Head::new(at),
             history: History::new(at, workers, source),
-            retrieval: Retrieval::default(),
+            retrieval: Retrieval::new(),
             links: LinkTable::new(at, shared.timeout),
             lost: Vec::new(),
             passing: None,
@@ -256,8 +262,8 @@ impl Control {
                 self.links.carry_out(shared);
                 self.catch_up_sizes(shared);
             }
-            ToControl::Retrieved { id, off, data } => {
-                if self.retrieval.came(id, off, data.into()) {
+            ToControl::Retrieved(id, off, parts) => {
+                if self.retrieval.came(shared, id, off, parts) {
                     self.kept(shared);
                 }
             }
@@ -477,33 +483,33 @@ impl Control {
             return None;
         }
         let at = self.head.at();
-        for (node, blk) in blocks {
-            let Some((blksize, seen)) = self.history.given(node, blk) else {
-                continue;
-            };
-            if !seen.may_be_whole(usize::try_from(blksize / PAGE as u64).unwrap()) {
-                continue;
-            }
-            let (Some(oid), Some(rev)) =
-                (self.history.oid(node), self.history.rev_at(node, blk, at))
-            else {
-                // The database failed.
-                self.asked.push((node, blk.0));
-                continue;
+        for blocks in blocks.chunk_by(|(node, _), (next, _)| node == next) {
+            let node = blocks[0].0;
+            let blks: Vec<BlkNo> = blocks.iter().map(|&(_, blk)| blk).collect();
+            let (blksize, mut given) = self.history.given(node, &blks);
+            let pages = usize::try_from(blksize / PAGE as u64).unwrap();
+            given.retain(|(_, seen)| seen.may_be_whole(pages));
+            let blks: Vec<BlkNo> = given.iter().map(|&(blk, _)| blk).collect();
+            self.asked.extend(blks.iter().map(|blk| (node, blk.0)));
+            let revs = self.history.revs_at(node, &blks, at);
+            let (Some(oid), Some(revs)) = (self.history.oid(node), revs) else {
+                continue; // the database failed
             };
             let tail = self.history.tail().tail();
             let file = shared.data.file(oid).expect("it has a node");
-            let is_short = shared.data.content(file, tail).len() as u64 <= blk.0 * blksize;
-            let rev = match rev {
-                _ if shared.is(Mutant::KeptUnderWrongRev) => next.tid,
-                _ if shared.is(Mutant::KeptBehindEnd) && is_short => tail,
-                rev => rev,
-            };
-            self.asked.push((node, blk.0));
-            self.retrieval
-                .ask(shared, (oid, rev), (node, blk, blksize), seen);
+            for ((blk, seen), rev) in given.into_iter().zip(revs) {
+                let is_short = shared.data.content(file, tail).len() as u64 <= blk.0 * blksize;
+                let rev = match rev {
+                    _ if shared.is(Mutant::KeptUnderWrongRev) => next.tid,
+                    _ if shared.is(Mutant::KeptBehindEnd) && is_short => tail,
+                    rev => rev,
+                };
+                let block = (node, blk, blksize);
+                self.retrieval.blocks.add((oid, rev), block, seen);
+                shared.counts.asked += 1;
+            }
         }
-        self.retrieval.begin().then_some(Event::Kept)
+        self.retrieval.begin(shared).then_some(Event::Kept)
     }
 
     /// What the kernel has whole was asked for, unless nobody can tell what is.
@@ -566,117 +572,96 @@ fn unscaled(drop: Drop) -> Drop {
     }
 }
 
-#[derive(Debug)]
-struct Block {
-    place: Place,
-    off: u64,
-    blksize: u64,
-    seen: Seen,
-    pieces: Vec<Piece>,
-    whole: bool,
-    /// The kernel had all of it, as it was given.
-    promised: bool,
-}
-
 /// As `engine::retrieval`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Retrieval {
-    blocks: Vec<Block>,
-    open: FxHashMap<u32, (usize, u64, usize)>,
-    given: u32,
+    blocks: retrieval::Retrieval,
     is_open: bool,
+    /// Blocks of which the kernel had all when they were asked for, as it was given.
+    promised: FxHashMap<(Oid, BlkNo), bool>,
 }
 
 impl Retrieval {
-    fn ask(
-        &mut self,
-        shared: &mut Shared,
-        place: Place,
-        (node, blk, blksize): (NodeId, BlkNo, u64),
-        seen: Seen,
-    ) {
-        let (at, off) = (self.blocks.len(), blk.0 * blksize);
-        let page = |at: u64| usize::try_from(at).unwrap() / PAGE;
-        let (mut done, mut whole) = (0, true);
-        while done < blksize && whole {
-            let len = PIECE_BYTES.min(blksize - done);
-            let id = self.given;
-            self.given += 1;
-            self.open
-                .insert(id, (at, off + done, usize::try_from(len).unwrap()));
-            let kernel = &mut shared.kernel;
-            if !kernel.retrieve(id, node, page(off + done), page(len)) {
-                self.open.remove(&id);
-                whole = false;
-            }
-            done += len;
+    fn new() -> Self {
+        Self {
+            blocks: retrieval::Retrieval::new(SIZES),
+            is_open: false,
+            promised: FxHashMap::default(),
         }
-        shared.counts.asked += 1;
-        let pages = page(off)..page(off + blksize);
-        if shared.kernel.newest(node, pages) > shared.shown {
-            let text = format!("{place:?} is asked for when newer pages are there");
-            shared.fail(What::Kept, text);
-        }
-        let promised = shared.kernel.has_all(node, page(off)..page(off + blksize));
-        shared.counts.promised += u64::from(promised);
-        self.blocks.push(Block {
-            place,
-            off,
-            blksize,
-            seen,
-            pieces: Vec::new(),
-            whole,
-            promised,
-        });
     }
 
-    fn begin(&mut self) -> bool {
-        self.is_open = !self.open.is_empty();
+    fn begin(&mut self, shared: &mut Shared) -> bool {
+        self.ask(shared);
+        self.is_open = !self.blocks.is_done();
         if !self.is_open {
-            self.blocks.clear();
+            self.end(shared);
         }
         !self.is_open
     }
 
-    fn came(&mut self, id: u32, off: u64, data: Bytes) -> bool {
-        let Some((at, first, bytes)) = self.open.remove(&id) else {
+    fn ask(&mut self, shared: &mut Shared) {
+        let page = |at: u64| usize::try_from(at).unwrap() / PAGE;
+        while let Some(ask) = self.blocks.next_ask() {
+            let (node, (off, len)) = (ask.node, ask.span);
+            if shared.kernel.newest(node, page(off)..page(off + len)) > shared.shown {
+                let text = format!("{ask:?} is asked for when newer pages are there");
+                shared.fail(What::Kept, text);
+            }
+            let file = shared.kernel.inodes.get(&node).map(|inode| inode.file);
+            let blksize = file.map_or(len, |file| shared.data.blksize(file));
+            for blk in off / blksize..(off + len).div_ceil(blksize) {
+                let pages = page(blk * blksize)..page((blk + 1) * blksize);
+                let has_all = shared.kernel.has_all(node, pages);
+                let oid = file.map(|file| shared.data.oid(file));
+                self.promised
+                    .extend(oid.map(|oid| ((oid, BlkNo(blk)), has_all)));
+            }
+            let runs = u64::from(len > blksize);
+            shared.counts.runs += runs;
+            let is_again = self.is_open && shared.is(Mutant::TornGivenUp);
+            let kernel = &mut shared.kernel;
+            if is_again || !kernel.retrieve(ask.id, node, page(off), page(len)) {
+                self.blocks.refused(ask.id);
+            }
+        }
+    }
+
+    /// True when these were the last.
+    fn came(&mut self, shared: &mut Shared, id: RetrieveId, off: u64, parts: Vec<Bytes>) -> bool {
+        if !self.is_open {
             return false;
-        };
-        let block = &mut self.blocks[at];
-        block.whole &= off == first && data.len() == bytes;
-        block.pieces.push((off, data));
-        self.open.is_empty()
+        }
+        let hashes: Vec<u64> = parts.iter().flat_map(|part| hashes(part)).collect();
+        let was_asked = self.blocks.is_asked();
+        self.blocks.came(id, off, parts, &hashes);
+        shared.counts.torn += u64::from(was_asked && !self.blocks.is_asked());
+        self.ask(shared);
+        self.blocks.is_done()
     }
 
     fn end(&mut self, shared: &mut Shared) -> Vec<(Place, Vec<Piece>)> {
         self.is_open = false;
-        let missing: Vec<usize> = self.open.drain().map(|(_, (at, ..))| at).collect();
-        for at in missing {
-            self.blocks[at].whole = false;
-            self.blocks[at].promised = false;
-        }
+        let mut promised = std::mem::take(&mut self.promised);
         let mut out = Vec::new();
-        for mut block in self.blocks.drain(..) {
-            let is_right = block.is_right();
-            shared.counts.refused += u64::from(block.whole && !is_right);
-            if block.whole && (is_right || shared.is(Mutant::SumNotChecked)) {
-                out.push((block.place, block.pieces));
-            } else if block.promised {
-                let text = format!("{:?} at {} is not kept", block.place, block.off);
+        let mut late = Vec::new();
+        let all: Vec<Came> = self.blocks.end(|oid, blk| late.push((oid, blk))).collect();
+        for block in &late {
+            promised.remove(block);
+        }
+        for came in all {
+            let Came { place, off, .. } = came;
+            let file = shared.data.file(place.0).expect("it was asked for");
+            let blk = BlkNo(off / shared.data.blksize(file));
+            let promised = promised.get(&(place.0, blk)).is_some_and(|&has| has);
+            shared.counts.promised += u64::from(promised);
+            shared.counts.refused += u64::from(came.is_whole && !came.is_right);
+            if came.is_right || came.is_whole && shared.is(Mutant::SumNotChecked) {
+                out.push((place, came.pieces));
+            } else if promised {
+                let text = format!("{place:?} at {off} is not kept");
                 shared.fail(What::NotKept, text);
             }
         }
         out
-    }
-}
-
-impl Block {
-    fn is_right(&mut self) -> bool {
-        self.pieces.sort_unstable_by_key(|(off, _)| *off);
-        let pieces = self.pieces.iter();
-        let sums: Vec<u64> = pieces
-            .flat_map(|(off, data)| sums((off - self.off) / PAGE as u64, data))
-            .collect();
-        (sums.len() * PAGE) as u64 == self.blksize && self.seen.is_of(&sums)
     }
 }

@@ -68,8 +68,11 @@ counts! {
     shorter,
     /// Changes that were found only when every worker had the state.
     late,
-    /// Blocks asked for, kept, given back otherwise than they were given, not given back in time; and that had to be kept.
+    /// Blocks asked for, kept, given back otherwise than they were given, not given back in time; and that had to be kept. What was asked for of
+    /// several blocks at once, and what came back of those with a gap.
     asked,
+    runs,
+    torn,
     kept,
     refused,
     too_late,

@@ -264,7 +264,16 @@ impl Data {
         let any = (!blks.is_empty()).then(|| rng.pick(&blks));
         let end = blks.last().map_or(0, |last| last + 1);
         match (rng.below(16), any) {
-            (0..=6, Some(blk)) => self.rewrite(rng, self.files[file].table[&blk]),
+            (0..=6, Some(blk)) => {
+                self.rewrite(rng, self.files[file].table[&blk]);
+                // Neighbours mostly change together.
+                for next in blk + 1..blk + 3 {
+                    match self.files[file].table.get(&next) {
+                        Some(&oid) if rng.one_in(2) => self.rewrite(rng, oid),
+                        _ => break,
+                    }
+                }
+            }
             (7..=8, Some(blk)) => self.put_new(rng, file, blk),
             (9, Some(blk)) => drop(self.files[file].table.remove(&blk)),
             (10, Some(_)) => drop(self.files[file].table.remove(&(end - 1))),

@@ -24,6 +24,7 @@ use crate::data::{PAGE, PAGES};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 use zring::base::{NodeId, Rev, Tid};
+use zring::wire::fuse::notify::RetrieveId;
 
 /// One page of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ pub(crate) enum Op {
     },
     /// What a RETRIEVE gives back.
     Retrieved {
-        id: u32,
+        id: RetrieveId,
         off: u64,
     },
     /// `head/watch` is opened by a client.
@@ -327,7 +328,13 @@ impl Kernel {
     }
 
     /// Gives `count` pages back, in a message of its own; false when there is no such file.
-    pub(crate) fn retrieve(&mut self, id: u32, node: NodeId, first: usize, count: usize) -> bool {
+    pub(crate) fn retrieve(
+        &mut self,
+        id: RetrieveId,
+        node: NodeId,
+        first: usize,
+        count: usize,
+    ) -> bool {
         let Some(inode) = self.inodes.get(&node) else {
             return false;
         };

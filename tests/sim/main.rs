@@ -154,6 +154,7 @@ mistakes! {
     finds_leaves_noted_by_one_worker_only: NotedOnce, [What::Vain];
     finds_holes_behind_the_end_not_noted: BeyondNotNoted, [What::Stale];
     finds_kept_pages_not_checked: SumNotChecked, [What::Kept];
+    finds_neighbours_given_up_with_a_gap: TornGivenUp, [What::NotKept];
     finds_pages_kept_under_a_wrong_revision: KeptUnderWrongRev, [What::Kept];
     finds_a_fresh_start_untold: AnewUntold, [What::Vain];
     finds_missed_states_ignored: GapIgnored, [What::Torn];

@@ -37,6 +37,8 @@ pub(crate) enum Mutant {
     BeyondNotNoted,
     /// What the kernel gives back is kept as it is.
     SumNotChecked,
+    /// Blocks behind a page that the kernel does not have are given up with it.
+    TornGivenUp,
     /// Old pages are kept as those of the new state.
     KeptUnderWrongRev,
     /// Old pages of holes are stored behind the end that the file had.

@@ -33,6 +33,7 @@ pub(crate) use crate::mutant::Rules;
 use crate::rng::Rng;
 use crate::store::Store;
 use crate::upload::Meets;
+use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -46,6 +47,7 @@ use zring::fs::touch::Touches;
 use zring::fs::track::Note;
 use zring::fs::tree::{FileNode, Node, Tree};
 use zring::iso::Errno;
+use zring::wire::fuse::notify::RetrieveId;
 
 /// Which check failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +111,7 @@ pub(crate) enum ToControl {
     Shortened,
     Dropped,
     Forgotten(Rc<[NodeId]>),
-    Retrieved { id: u32, off: u64, data: Vec<u8> },
+    Retrieved(RetrieveId, u64, Vec<Bytes>),
     OfLink(OfLink),
 }
 
@@ -226,7 +228,7 @@ impl Shared {
         let blksizes: &[u64] = match rules.fills {
             true => &[40],
             false if is_orderly => &[128, 160, 256],
-            false => rng.pick(&[&[16, 32, 48, 64, 64, 40], &[128, 160, 256]]),
+            false => rng.pick(&[&[16, 16, 32, 32, 48, 64, 40], &[128, 160, 256]]),
         };
         let meets = Meets::new(&mut rng, workers, is_orderly);
         let data = Data::new(&mut rng, files, blksizes);

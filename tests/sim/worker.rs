@@ -15,6 +15,7 @@ use crate::shared::{Keep, Published, Shared, ToControl, ToWorker};
 use crate::store::Store;
 use crate::upload::Of;
 use crate::watching::Watching;
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -397,8 +398,9 @@ impl Worker {
         let job = match request.op {
             Op::Forget { count } => return forget(shared, request.node, count),
             Op::Retrieved { id, off } => {
-                let data = request.data;
-                let message = ToControl::Retrieved { id, off, data };
+                let blksize = usize::try_from(shared.data.blksize(request.file)).unwrap();
+                let parts = request.data.chunks(blksize).map(Bytes::copy_from_slice);
+                let message = ToControl::Retrieved(id, off, parts.collect());
                 return shared.to_control.push_back(message);
             }
             Op::LinkOpen { .. }

@@ -3,9 +3,9 @@
 use super::diff::bounds;
 use super::model::{BLOCK, BLOCKS, State};
 use super::twin::{Twin, rev_at};
-use super::world::{Content, Store, World, bigfile};
+use super::world::{Content, World, bigfile};
 use crate::base::{BlkNo, Oid, Tid};
-use crate::tail::{BlkRev, FTail, FileChange, Slice, Tracked, What, Which};
+use crate::tail::{FTail, FileChange, Slice, Tracked, What, Which};
 use crate::zodb::sample::Rng;
 use std::collections::BTreeSet;
 
@@ -283,11 +283,23 @@ impl Pair {
 
     pub(super) fn rev_at(&mut self, file: Oid, blk: BlkNo, tid: Tid, at: &str) {
         let (span, ftail, store) = (self.span(), &mut self.ftail, &mut self.world.store);
-        let found = ask(store, ftail, span, file, blk, tid);
-        let want = rev_at(&self.world, span.0, file, blk, tid);
-        assert_eq!(found, want, "{at}: {blk} of {file} at {}", tid.0);
-        self.counts.revs += 1;
-        self.counts.exact += usize::from(found.exact);
+        // Some at once, or each by itself: the same is to be found.
+        let mut blks = vec![blk];
+        if self.rng.one_in(4) {
+            blks.extend((0..self.rng.below(4)).map(|_| self.blks[self.rng.below(self.blks.len())]));
+        }
+        let found = store.run(span, |s, need| {
+            ftail.revs_at(s, need, file, &blks, tid).unwrap()
+        });
+        assert_eq!(found.len(), blks.len());
+        for (mut found, blk) in found.into_iter().zip(blks) {
+            let want = rev_at(&self.world, span.0, file, blk, tid);
+            // It need not be at hand.
+            found.is_there = found.is_there.or(want.is_there);
+            assert_eq!(found, want, "{at}: {blk} of {file} at {}", tid.0);
+            self.counts.revs += 1;
+            self.counts.exact += usize::from(found.exact);
+        }
     }
 
     pub(super) fn slice(&mut self, file: Oid, ends: (Tid, Tid), which: Which, at: &str) {
@@ -322,19 +334,6 @@ impl Pair {
             }
         }
     }
-}
-
-fn ask(
-    store: &mut Store,
-    ftail: &mut FTail,
-    span: (Tid, Tid),
-    file: Oid,
-    blk: BlkNo,
-    at: Tid,
-) -> BlkRev {
-    store.run(span, |s, need| {
-        ftail.rev_at(s, need, file, blk, at).unwrap()
-    })
 }
 
 impl Counts {

@@ -179,13 +179,23 @@ impl Twin {
 
 /// When a block last changed.
 pub(super) fn rev_at(world: &World, tail: Tid, file: Oid, blk: BlkNo, at: Tid) -> BlkRev {
+    let table = world.snaps[world.at(at)].table(file);
+    let is_there = Some(table.is_some_and(|table| table.value(blk).is_some()));
     for (old, new) in world.steps(tail, at).rev() {
         let (tid, exact) = (new.tid, true);
         let epoch = old.files.get(&file) != new.files.get(&file);
         if epoch || new.files.contains_key(&file) && block_changed(old, new, file, blk) {
-            return BlkRev { tid, exact };
+            return BlkRev {
+                tid,
+                exact,
+                is_there,
+            };
         }
     }
     let (tid, exact) = (tail, false);
-    BlkRev { tid, exact }
+    BlkRev {
+        tid,
+        exact,
+        is_there,
+    }
 }
