@@ -485,6 +485,7 @@ fn lags(bench: &Bench, report: &mut Report) -> Result<()> {
             "blocks",
             "transport",
             "RETRIEVE",
+            "of 128 KiB at once",
             "STORE",
             "INVAL",
             "helper opens, STORE, helper closes",
@@ -497,7 +498,7 @@ fn lags(bench: &Bench, report: &mut Report) -> Result<()> {
 }
 
 /// Two ways to bring old pages below `@<tid>`.
-fn moving(name: &str, transport: &str, all: &[Figures]) -> Result<[String; 8]> {
+fn moving(name: &str, transport: &str, all: &[Figures]) -> Result<[String; 9]> {
     let figure = |column: &str| -> Result<String> {
         let sample: Result<Sample> = all.iter().map(|f| f.get(column)).collect();
         Ok(spread(&sample?, 1))
@@ -506,6 +507,7 @@ fn moving(name: &str, transport: &str, all: &[Figures]) -> Result<[String; 8]> {
         name.to_owned(),
         transport.to_owned(),
         figure("retrieve_us")?,
+        figure("together_us")?,
         figure("store_us")?,
         figure("inval_us")?,
         figure("helper_us")?,

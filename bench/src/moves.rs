@@ -32,6 +32,8 @@ const SIZE: u64 = 1 << 40;
 /// As the daemon does.
 const PIECE: u64 = 512 << 10;
 const STORE: usize = 256 << 10;
+/// Neighbours that are asked for at once.
+const RUN: u64 = 128 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
 const ROUNDS: u32 = 30;
 
@@ -100,10 +102,17 @@ struct Scene {
 impl Scene {
     fn measure(&self) -> Result<()> {
         let mut helper = Helper::start(&self.at)?;
-        let [mut retrieve, mut store, mut inval, mut asked, mut known] =
-            [(); 5].map(|()| Sample::default());
+        let [
+            mut retrieve,
+            mut together,
+            mut store,
+            mut inval,
+            mut asked,
+            mut known,
+        ] = [(); 6].map(|()| Sample::default());
         for round in 0..ROUNDS {
-            let (kept, us) = self.all()?;
+            together.push(self.all(RUN.max(self.blksize))?.1);
+            let (kept, us) = self.all(self.blksize)?;
             retrieve.push(us);
             let rev = format!("@{round:016x}/bigfile/{:016x}", 7);
             let (us, node) = self.by_helper(&mut helper, &rev, &kept)?;
@@ -117,6 +126,7 @@ impl Scene {
             store.push(self.each(|blk| self.store(DATA, blk, &kept))?);
         }
         println!("retrieve_us {:.2}", retrieve.median());
+        println!("together_us {:.2}", together.median());
         println!("store_us {:.2}", store.median());
         println!("inval_us {:.2}", inval.median());
         let raw = retrieve.median() + store.median() + inval.median();
@@ -154,11 +164,11 @@ impl Scene {
     }
 
     /// All blocks, and what it took to get them. A kernel that pages out by itself may take a page in between: then once more.
-    fn all(&self) -> Result<(Vec<Bytes>, f64)> {
+    fn all(&self, run: u64) -> Result<(Vec<Bytes>, f64)> {
         let mut tries = 3;
         loop {
             self.warm()?;
-            let (kept, us) = self.retrieve()?;
+            let (kept, us) = self.retrieve(run)?;
             let bytes: u64 = kept.iter().map(|b| b.len() as u64).sum();
             let all = self.blksize * self.count;
             if bytes == all {
@@ -169,15 +179,17 @@ impl Scene {
         }
     }
 
-    /// Asks for all blocks, then waits for all of them, as the daemon does.
-    fn retrieve(&self) -> Result<(Vec<Bytes>, f64)> {
+    /// Asks for all blocks, so many bytes of neighbours at once, then waits for all of them, as the daemon does.
+    fn retrieve(&self, run: u64) -> Result<(Vec<Bytes>, f64)> {
         let mut asked = 0;
         let began = Instant::now();
-        for blk in 0..self.count {
-            for off in (0..self.blksize).step_by(PIECE as usize) {
-                let len = RetrieveLen::clamp(PIECE.min(self.blksize - off), 1 << 20);
+        let all = self.count * self.blksize;
+        for first in (0..all).step_by(usize::try_from(run)?) {
+            let end = all.min(first + run);
+            for off in (first..end).step_by(PIECE as usize) {
+                let len = RetrieveLen::clamp(PIECE.min(end - off), 1 << 20);
                 asked += 1;
-                let head = Head::retrieve(RetrieveId(asked), DATA, blk * self.blksize + off, len);
+                let head = Head::retrieve(RetrieveId(asked), DATA, off, len);
                 self.tell(&head, &[])?;
             }
         }

@@ -214,9 +214,7 @@ impl Work {
                     self.links.came(what, &mut self.history, shared, now);
                     self.isolate();
                 }
-                ToControl::Retrieved(pages) => {
-                    pages.into_iter().for_each(|pages| self.retrieved(pages));
-                }
+                ToControl::Retrieved(pages) => self.retrieved(pages),
                 ToControl::Rebuilt(rebuilt) => {
                     let poll = self.ask_store(|store| store.adopt(*rebuilt));
                     self.polled(poll);
@@ -590,7 +588,7 @@ impl Work {
         is_done.then_some(HeadEvent::Kept)
     }
 
-    /// Pages came: of one RETRIEVE.
+    /// Pages came.
     fn retrieved(&mut self, pages: Retrieved) {
         let Control {
             connection, shared, ..

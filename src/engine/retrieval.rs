@@ -6,7 +6,7 @@
 use super::log::Log;
 use super::shared::Retrieved;
 use crate::base::{BlkNo, NodeId, Oid};
-use crate::fs::kept::{Piece, Place};
+use crate::fs::kept::{Pieces, Place};
 use crate::fs::retrieval::{self, Ask, Sizes};
 use crate::kernel::mount::Connection;
 use crate::kernel::notify::{Told, tell};
@@ -82,12 +82,18 @@ impl Retrieval {
             return false; // too late
         }
         let Retrieved {
-            id,
-            off,
+            answers,
             parts,
             hashes,
         } = pages;
-        self.blocks.came(id, off, parts, &hashes);
+        let (mut parts, mut hashes) = (parts.into_iter(), &hashes[..]);
+        for answer in answers {
+            let (own, rest) = hashes.split_at(answer.pages);
+            let mut of = parts.by_ref().take(answer.parts);
+            self.blocks.came(answer.id, answer.off, &mut of, own);
+            of.for_each(drop); // of one that came too late
+            hashes = rest;
+        }
         self.ask(connection, log);
         self.blocks.is_done()
     }
@@ -105,7 +111,7 @@ impl Retrieval {
     }
 
     /// What is whole and right; the rest is given up. Blocks of which the kernel has not told in time are named to `late`.
-    pub(super) fn end(&mut self, late: impl FnMut(Oid, BlkNo)) -> Vec<(Place, Vec<Piece>)> {
+    pub(super) fn end(&mut self, late: impl FnMut(Oid, BlkNo)) -> Vec<(Place, Pieces)> {
         self.deadline = None;
         let right = self.blocks.end(late).filter(|came| came.is_right);
         right.map(|came| (came.place, came.pieces)).collect()

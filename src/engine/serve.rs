@@ -12,7 +12,7 @@ use super::loading::{Delivery, Fetched, Loading, TaskId};
 use super::notes::Notes;
 use super::notifier::Keep;
 use super::probe;
-use super::shared::{Counters, Mailbox, Retrieved, Shared, State, ToControl, ToWorker};
+use super::shared::{Answer, Counters, Mailbox, Retrieved, Shared, State, ToControl, ToWorker};
 use super::task::{self, Extent, Job, RawKey, Task, Wants};
 use super::watching::Watching;
 use super::worker::Service;
@@ -133,7 +133,7 @@ pub struct FileService {
     pub(super) deliveries: Vec<Delivery>,
     pub(super) fetched: Vec<(Oid, Fetched)>,
     /// Pages that came back in this turn: control is woken for all of them at once.
-    pub(super) retrieved: Vec<Retrieved>,
+    pub(super) retrieved: Retrieved,
     /// How many those were before the last turn.
     come: usize,
     /// What control told it by its own mouth.
@@ -179,7 +179,7 @@ impl FileService {
             others: Vec::new(),
             deliveries: Vec::new(),
             fetched: Vec::new(),
-            retrieved: Vec::new(),
+            retrieved: Retrieved::default(),
             come: 0,
             own: Vec::new(),
             quiet: (0, Instant::now()),
@@ -439,14 +439,16 @@ impl FileService {
                 } else {
                     blksize
                 };
-                let parts = data.chunks(block);
-                let parts = parts.map(|part| self.shared.spare.copy(part));
-                let (parts, hashes) = (parts.collect(), pagecache::hashes(data).collect());
-                self.retrieved.push(Retrieved {
+                let came = &mut self.retrieved;
+                let (parts, pages) = (came.parts.len(), came.hashes.len());
+                let copies = data.chunks(block).map(|part| self.shared.spare.copy(part));
+                came.parts.extend(copies);
+                came.hashes.extend(pagecache::hashes(data));
+                came.answers.push(Answer {
                     id,
                     off,
-                    parts,
-                    hashes,
+                    parts: came.parts.len() - parts,
+                    pages: came.hashes.len() - pages,
                 });
             }
         }
@@ -598,7 +600,7 @@ impl Service for FileService {
     }
 
     fn before_wait(&mut self, port: &mut Port) -> Option<Duration> {
-        let come = self.retrieved.len();
+        let come = self.retrieved.answers.len();
         // More of them mostly come at once; requests that come without end are not waited for.
         let more = port.has_more() && come > std::mem::replace(&mut self.come, come);
         if come > 0 && (come >= limit::RETRIEVED_TOLD || !more) {

@@ -598,16 +598,27 @@ pub enum ToWorker {
 }
 
 /// Pages that the kernel gave back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Retrieved {
-    /// Number of the RETRIEVE.
+    /// To which RETRIEVEs, in the order of `parts`.
+    pub answers: Vec<Answer>,
+    /// As many as the kernel had, each block by itself.
+    pub parts: Vec<Bytes>,
+    /// [`crate::fs::pagecache::hashes`] of all of them: made where they are at hand.
+    pub hashes: Vec<u64>,
+}
+
+/// The answer to a RETRIEVE.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// Its number.
     pub id: RetrieveId,
     /// First byte.
     pub off: u64,
-    /// As many as the kernel had, each block by itself.
-    pub parts: Vec<Bytes>,
-    /// [`crate::fs::pagecache::hashes`] of all of it: made where it is at hand.
-    pub hashes: Vec<u64>,
+    /// How many of the parts are of it.
+    pub parts: usize,
+    /// How many of the hashes.
+    pub pages: usize,
 }
 
 /// To control.
@@ -628,7 +639,7 @@ pub enum ToControl {
     /// Isolation.
     OfLink(OfLink),
     /// Pages that were asked for, as they came.
-    Retrieved(Vec<Retrieved>),
+    Retrieved(Retrieved),
     /// A file that replaced the database was opened.
     Rebuilt(Box<Result<crate::store::file::Rebuilt, crate::store::file::OpenError>>),
     /// The mount is ending.

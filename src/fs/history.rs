@@ -297,7 +297,7 @@ impl<S: Source> History<S> {
         effect
     }
 
-    fn changes(&mut self, tid: Tid, oids: &[Oid]) -> Result<Effect, S::Error> {
+    fn changes(&mut self, tid: Tid, oids: &Arc<[Oid]>) -> Result<Effect, S::Error> {
         let changes = loop {
             if tid == self.tail.head() {
                 break Vec::new(); // only to let go of what is astray

@@ -8,6 +8,7 @@ use crate::base::limit::KEPT_BYTES_MAX;
 use crate::base::{Oid, Tid};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// A file at a revision.
@@ -16,8 +17,11 @@ pub type Place = (Oid, Tid);
 /// Pages, and where they begin in the file.
 pub type Piece = (u64, Bytes);
 
+/// Those of a block: mostly one.
+pub type Pieces = SmallVec<[Piece; 1]>;
+
 /// Pieces of one block, with a number that says how old they are.
-type Block = (u64, Vec<Piece>);
+type Block = (u64, Pieces);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -46,7 +50,7 @@ impl Kept {
     }
 
     /// Keeps pieces of one block.
-    pub fn put(&mut self, place: Place, pieces: Vec<Piece>) {
+    pub fn put(&mut self, place: Place, pieces: Pieces) {
         let len = len(&pieces);
         if len > KEPT_BYTES_MAX {
             return;
@@ -108,9 +112,10 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use smallvec::smallvec;
 
-    fn piece(off: u64, len: usize) -> Vec<Piece> {
-        vec![(off, Bytes::from(vec![1; len]))]
+    fn piece(off: u64, len: usize) -> Pieces {
+        smallvec![(off, Bytes::from(vec![1; len]))]
     }
 
     #[test]
@@ -122,7 +127,7 @@ mod tests {
             kept.put(place(n), piece(n * 4096, quarter));
         }
         assert_eq!(kept.take(place(0)), []);
-        assert_eq!(kept.take(place(1)), piece(4096, quarter));
+        assert_eq!(kept.take(place(1)), piece(4096, quarter).to_vec());
         assert_eq!(kept.take(place(1)), []);
         kept.put(place(2), piece(0, 5));
         assert_eq!(kept.take(place(2)).len(), 2);

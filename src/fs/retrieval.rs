@@ -11,7 +11,7 @@
 //!
 //! What comes back is right only if the kernel had the whole block and its sum is that of what it was given.
 
-use super::kept::{Piece, Place};
+use super::kept::{Pieces, Place};
 use super::pagecache;
 use crate::base::{BlkNo, NodeId, Oid};
 use crate::tail::Seen;
@@ -51,7 +51,7 @@ pub struct Came {
     /// Its first byte.
     pub off: u64,
     /// Its pages, in any order.
-    pub pieces: Vec<Piece>,
+    pub pieces: Pieces,
     /// The kernel had all of it.
     pub is_whole: bool,
     /// And it is what the kernel was given.
@@ -69,7 +69,7 @@ struct Block {
     sums: Range<usize>,
     /// How many of them are there.
     come: usize,
-    pieces: Vec<Piece>,
+    pieces: Pieces,
     /// Not given up.
     whole: bool,
 }
@@ -122,10 +122,7 @@ impl Retrieval {
             seen,
             sums: first..first + pages,
             come: 0,
-            // No more: what is kept of a block stays in this memory.
-            pieces: Vec::with_capacity(
-                usize::try_from(blksize.div_ceil(self.sizes.piece)).expect("blocks fit memory"),
-            ),
+            pieces: Pieces::new(),
             whole: true,
         });
         if blksize <= self.sizes.piece
@@ -182,13 +179,19 @@ impl Retrieval {
 
     /// Pages came, from `off` on: in parts of a block each, or less where blocks are larger than what is asked for at once. `hashes` are of
     /// each page. There may be more to ask for then.
-    pub fn came(&mut self, id: RetrieveId, off: u64, parts: Vec<Bytes>, hashes: &[u64]) {
+    pub fn came(
+        &mut self,
+        id: RetrieveId,
+        off: u64,
+        parts: impl Iterator<Item = Bytes>,
+        hashes: &[u64],
+    ) {
         let Some(run) = self.open.remove(&id) else {
             return; // too late
         };
         let share = run.len / run.blocks.len() as u64;
         let pages = usize::try_from(share / self.sizes.page).expect("blocks fit memory");
-        let parts = parts.into_iter().filter(|_| off == run.off);
+        let parts = parts.filter(|_| off == run.off);
         let parts = parts.take_while(|part| part.len() as u64 == share);
         let whole = parts.zip(hashes.chunks_exact(pages));
         let (mut at, mut torn) = (off, run.blocks.start);

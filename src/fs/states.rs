@@ -10,6 +10,8 @@ use super::cache::{Cache, Kept};
 use crate::base::{Oid, Rev, Tid};
 use crate::zodb::need::Lookup;
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::cell::OnceCell;
+use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug)]
@@ -18,9 +20,25 @@ pub struct Known {
     cache: Cache<()>,
     bytes: usize,
     head: Tid,
-    /// The transaction that is looked at, and what it changes.
-    next: Option<(Tid, FxHashSet<Oid>)>,
+    /// The transaction that is looked at.
+    next: Option<Next>,
     own: FxHashMap<(Tid, Oid), Kept<()>>,
+}
+
+/// A transaction, and what it changes.
+#[derive(Debug)]
+struct Next {
+    tid: Tid,
+    oids: Arc<[Oid]>,
+    /// The same, made when something is asked of it: of most, nothing is.
+    all: OnceCell<FxHashSet<Oid>>,
+}
+
+impl Next {
+    fn changes(&self, oid: Oid) -> bool {
+        let all = || self.oids.iter().copied().collect();
+        self.all.get_or_init(all).contains(&oid)
+    }
 }
 
 impl Known {
@@ -38,7 +56,7 @@ impl Known {
     /// The state to ask for an object as of `at`.
     pub fn state(&self, at: Tid, oid: Oid) -> Tid {
         match &self.next {
-            Some((tid, oids)) if at == *tid && !oids.contains(&oid) => self.head,
+            Some(next) if at == next.tid && !next.changes(oid) => self.head,
             _ => at,
         }
     }
@@ -79,9 +97,10 @@ impl Known {
     }
 
     /// A transaction is looked at: what it does not change is what it was.
-    pub fn looks_at(&mut self, tid: Tid, oids: &[Oid]) {
-        if self.next.as_ref().is_none_or(|(next, _)| *next != tid) {
-            self.next = Some((tid, oids.iter().copied().collect()));
+    pub fn looks_at(&mut self, tid: Tid, oids: &Arc<[Oid]>) {
+        if self.next.as_ref().is_none_or(|next| next.tid != tid) {
+            let (oids, all) = (Arc::clone(oids), OnceCell::new());
+            self.next = Some(Next { tid, oids, all });
         }
     }
 
@@ -110,7 +129,6 @@ mod tests {
     use super::*;
     use crate::base::BlkSize;
     use crate::zodb::object::{BigFile, Object};
-    use std::sync::Arc;
 
     const OID: Oid = Oid(7);
 
@@ -136,14 +154,14 @@ mod tests {
     fn what_is_of_the_state_to_come_is_not_mixed_with_what_is_of_head() {
         let mut known = Known::new(Tid(10), 600);
         put(&mut known, 10, 5);
-        known.looks_at(Tid(20), &[OID]);
+        known.looks_at(Tid(20), &[OID].into());
         put(&mut known, 20, 20);
         assert_eq!((found(&known, 10), found(&known, 20)), (Some(5), Some(20)));
         known.begin(); // what is of the state to come is asked for again when it passes
         assert_eq!((found(&known, 10), found(&known, 20)), (Some(5), Some(20)));
         known.passed(Tid(20), &[OID]);
         for tid in 21..60 {
-            known.looks_at(Tid(tid), &[Oid(tid)]);
+            known.looks_at(Tid(tid), &[Oid(tid)].into());
             known.passed(Tid(tid), &[Oid(tid)]);
             assert_ne!(found(&known, tid), Some(5));
             assert_ne!(found(&known, 19), Some(20));
@@ -153,7 +171,7 @@ mod tests {
     #[test]
     fn what_a_transaction_leaves_alone_is_what_it_was() {
         let mut known = Known::new(Tid(10), 9999);
-        known.looks_at(Tid(20), &[Oid(1)]);
+        known.looks_at(Tid(20), &[Oid(1)].into());
         assert_eq!(known.state(Tid(20), OID), Tid(10));
         put(&mut known, 20, 5);
         assert_eq!((found(&known, 10), found(&known, 20)), (Some(5), Some(5)));

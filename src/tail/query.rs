@@ -142,6 +142,9 @@ impl FTail {
         (key, known): (i64, Option<Option<Oid>>),
         (floor, at): (Tid, Tid),
     ) -> Result<Step<Tid>, ZodbError> {
+        if let Some(rev) = self.rev_at_hand(tree.root, (key, known), (floor, at)) {
+            return Ok(Step::Done(rev));
+        }
         let history = self.btail.history(tree.root);
         let Some(since) = history.and_then(|h| h.since().get(key)) else {
             let (from, to, end, file) = (floor, self.head(), None, None);
@@ -188,6 +191,20 @@ impl FTail {
             }
         }
         Ok(Step::Done(rev(self)))
+    }
+
+    /// The same of an explicit block whose changes are all known.
+    fn rev_at_hand(
+        &self,
+        root: Oid,
+        (key, known): (i64, Option<Option<Oid>>),
+        (floor, at): (Tid, Tid),
+    ) -> Option<Tid> {
+        let (history, now) = (self.btail.history(root)?, known?);
+        let since = history.since().get(key)?;
+        let line = Timeline::new(history.changes(key), now);
+        let rev = || line.rev(&self.ztail, floor, at);
+        (at >= since && since <= floor).then(rev)
     }
 
     /// The same within a life, of a key that is not tracked.

@@ -19,7 +19,7 @@ use zring::base::{BlkNo, NodeId, Oid, Rev, Tid};
 use zring::fs::advance::{Action, Change, Changed, Drop, Event, Head, Shorter};
 use zring::fs::cache::Kept;
 use zring::fs::history::{self, Effect, Failed, History, Lost, Passing, Why};
-use zring::fs::kept::{Piece, Place};
+use zring::fs::kept::{Pieces, Place};
 use zring::fs::retrieval::{self, Came, Sizes};
 use zring::fs::states::Known;
 use zring::fs::track::Note;
@@ -633,13 +633,13 @@ impl Retrieval {
         }
         let hashes: Vec<u64> = parts.iter().flat_map(|part| hashes(part)).collect();
         let was_asked = self.blocks.is_asked();
-        self.blocks.came(id, off, parts, &hashes);
+        self.blocks.came(id, off, parts.into_iter(), &hashes);
         shared.counts.torn += u64::from(was_asked && !self.blocks.is_asked());
         self.ask(shared);
         self.blocks.is_done()
     }
 
-    fn end(&mut self, shared: &mut Shared) -> Vec<(Place, Vec<Piece>)> {
+    fn end(&mut self, shared: &mut Shared) -> Vec<(Place, Pieces)> {
         self.is_open = false;
         let mut promised = std::mem::take(&mut self.promised);
         let mut out = Vec::new();

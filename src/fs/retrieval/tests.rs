@@ -73,7 +73,7 @@ fn ask_all(retrieval: &mut Retrieval, kernel: &mut Kernel, blksize: u64) {
         let Some(ask) = open.pop() else { break };
         assert!(!retrieval.is_done());
         let (parts, hashes) = kernel.answer(&ask, blksize);
-        retrieval.came(ask.id, ask.span.0, parts, &hashes);
+        retrieval.came(ask.id, ask.span.0, parts.into_iter(), &hashes);
     }
     assert!(retrieval.is_done());
 }
@@ -170,8 +170,13 @@ fn what_is_refused_is_named_and_what_is_late_once() {
     assert_eq!(retrieval.refused(asks[0].id), named(&[0, 1, 2, 3]));
     assert_eq!(retrieval.refused(asks[0].id), []);
     let (parts, hashes) = kernel(60).answer(&asks[1], SIZES.page);
-    retrieval.came(asks[1].id, asks[1].span.0, parts.clone(), &hashes);
-    retrieval.came(asks[1].id, asks[1].span.0, parts, &hashes); // nobody asked for that
+    retrieval.came(
+        asks[1].id,
+        asks[1].span.0,
+        parts.clone().into_iter(),
+        &hashes,
+    );
+    retrieval.came(asks[1].id, asks[1].span.0, parts.into_iter(), &hashes); // nobody asked for that
     let mut late = Vec::new();
     let came: Vec<_> = retrieval.end(|oid, blk| late.push((oid, blk))).collect();
     assert_eq!(late, named(&[2]), "three pieces of one block");
@@ -206,7 +211,7 @@ fn d02_pages_that_are_not_what_was_given_are_not_kept() {
         let id = retrieval.next_ask().unwrap().id;
         let hashes = hashes(&parts.concat()).collect::<Vec<_>>();
         let parts = parts.iter().map(|part| Bytes::copy_from_slice(part));
-        retrieval.came(id, off, parts.collect(), &hashes);
+        retrieval.came(id, off, parts, &hashes);
         retrieval
             .end(|_, _| {})
             .filter(|came| came.is_right)
@@ -233,7 +238,7 @@ fn d02_pieces_in_each_others_place_are_not_kept() {
         let asks: Vec<_> = std::iter::from_fn(|| retrieval.next_ask()).collect();
         for at in order {
             let (parts, hashes) = kernel.answer(&asks[at], 20 * SIZES.page);
-            retrieval.came(asks[at].id, asks[at].span.0, parts, &hashes);
+            retrieval.came(asks[at].id, asks[at].span.0, parts.into_iter(), &hashes);
         }
         assert_eq!(right(&mut retrieval), [0], "{order:?}");
     }
@@ -242,7 +247,7 @@ fn d02_pieces_in_each_others_place_are_not_kept() {
     let asks: Vec<_> = std::iter::from_fn(|| retrieval.next_ask()).collect();
     for (of, by) in [(0, 1), (1, 0), (2, 2)] {
         let (parts, hashes) = kernel.answer(&asks[by], 20 * SIZES.page);
-        retrieval.came(asks[of].id, asks[of].span.0, parts, &hashes);
+        retrieval.came(asks[of].id, asks[of].span.0, parts.into_iter(), &hashes);
     }
     assert!(right(&mut retrieval).is_empty());
 }
