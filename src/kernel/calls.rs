@@ -87,6 +87,8 @@ pub enum Count {
     RingOpen,
     /// Ring requests: read.
     RingRead,
+    /// Those of them that go past the page cache by `--direct`.
+    DirectRead,
     /// Ring requests: close.
     RingClose,
     /// Ring requests: fsync.
@@ -97,7 +99,7 @@ pub enum Count {
 
 impl Count {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::OpenDirectory,
         Self::OpenState,
         Self::OpenConfig,
@@ -112,6 +114,7 @@ impl Count {
         Self::Sync,
         Self::RingOpen,
         Self::RingRead,
+        Self::DirectRead,
         Self::RingClose,
         Self::RingSync,
         Self::RingStat,
@@ -134,6 +137,7 @@ impl Count {
             Self::Sync => "syncs",
             Self::RingOpen => "ring.openat2",
             Self::RingRead => "ring.read",
+            Self::DirectRead => "ring.read.direct",
             Self::RingClose => "ring.close",
             Self::RingSync => "ring.fsync",
             Self::RingStat => "ring.statx",

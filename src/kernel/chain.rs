@@ -7,6 +7,7 @@
 //! One thread owns a ring. Nothing is opened but what it is told; opens are counted as data ([`calls`]).
 
 use super::calls::{self, Class, Count};
+use super::direct::{self, Aligned};
 use super::stat::{DATA_FLAGS, Resolve, Stat, Statx};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::ffi::{CStr, CString, OsStr};
@@ -77,17 +78,19 @@ struct Slot {
     name: CString,
     dir: Option<Arc<OwnedFd>>,
     file: Option<OwnedFd>,
-    buf: Vec<u8>,
+    buf: Aligned,
     pending: usize,
     /// What its reads bring in is not to stay.
     dont_cache: bool,
+    /// Its reads go past the page cache.
+    direct: bool,
 }
 
 /// A ring that reads files.
 pub struct ReadRing {
     ring: IoUring,
     slots: Vec<Slot>,
-    pieces: Vec<Vec<u8>>,
+    pieces: Vec<Aligned>,
     /// For places in the ring's table, which are not inherited and refuse O_CLOEXEC, and for descriptors.
     how: Box<[types::OpenHow; 2]>,
     pending: usize,
@@ -126,11 +129,11 @@ impl ReadRing {
             ring,
             slots: (0..slots)
                 .map(|_| Slot {
-                    buf: vec![0; buf_bytes],
+                    buf: Aligned::new(buf_bytes),
                     ..Slot::default()
                 })
                 .collect(),
-            pieces: (0..PIECES).map(|_| vec![0; piece_bytes]).collect(),
+            pieces: (0..PIECES).map(|_| Aligned::new(piece_bytes)).collect(),
             how: Box::new([how(DATA_FLAGS), how(DATA_FLAGS | libc::O_CLOEXEC)]),
             pending: 0,
         })
@@ -182,17 +185,32 @@ impl ReadRing {
         slot.name = name;
         slot.dir = Some(dir);
         slot.file = None;
+        slot.direct = false;
         let path = || Path::new(OsStr::from_bytes(slot.name.to_bytes()));
         calls::note_open(Class::Data, path);
         calls::add(Count::RingOpen, 1);
         fd
     }
 
+    /// Whether a slot's reads go past the page cache.
+    pub fn is_direct(&self, slot: usize) -> bool {
+        self.slots[slot].direct
+    }
+
     fn read_flags(&self, slot: usize) -> i32 {
-        match self.slots[slot].dont_cache {
-            true => DONT_CACHE,
-            false => 0,
-        }
+        let Slot {
+            dont_cache, direct, ..
+        } = self.slots[slot];
+        if dont_cache && !direct { DONT_CACHE } else { 0 }
+    }
+
+    /// Bytes of a read of a slot's file, into a buffer of `most`.
+    fn read_len(&self, slot: usize, len: usize, most: usize) -> u32 {
+        let len = match self.slots[slot].direct {
+            true => len.next_multiple_of(direct::ALIGN),
+            false => len,
+        };
+        u32::try_from(len.min(most)).unwrap_or(0)
     }
 
     /// Opens, syncs if `sync`, reads at most `len` bytes and closes: three or four requests, each of which ends.
@@ -220,7 +238,7 @@ impl ReadRing {
         }
         calls::add(Count::RingRead, 1);
         calls::add(Count::RingClose, 1);
-        let buf = self.slots[slot].buf.as_mut_ptr();
+        let buf = self.slots[slot].buf.bytes_mut().as_mut_ptr();
         let len = u32::try_from(len.min(self.buf_bytes())).unwrap_or(0);
         let read = opcode::Read::new(file, buf, len).rw_flags(self.read_flags(slot));
         self.push(
@@ -249,16 +267,16 @@ impl ReadRing {
         file.as_fd()
     }
 
-    /// The file of a slot is a regular one: its reads may wait.
+    /// The file of a slot is a regular one: its reads may wait, and go past the page cache if that is wanted and can be. Returns whether they do;
+    /// buffers and offsets are multiples of [`direct::ALIGN`] then.
     ///
     /// # Errors
     /// What the system says.
-    pub fn set_waiting(&mut self, slot: usize) -> io::Result<()> {
-        use nix::fcntl::{FcntlArg, OFlag, fcntl};
-        let file = self.slots[slot].file.as_ref();
-        let file = file.expect("BUG: it was opened");
-        fcntl(file, FcntlArg::F_SETFL(OFlag::empty()))?;
-        Ok(())
+    pub fn set_waiting(&mut self, slot: usize, direct: bool) -> io::Result<bool> {
+        let slot = &mut self.slots[slot];
+        let file = slot.file.as_ref().expect("BUG: it was opened");
+        slot.direct = direct::set(file, direct)?;
+        Ok(slot.direct)
     }
 
     /// The file of a slot.
@@ -288,12 +306,17 @@ impl ReadRing {
         self.push(slot, Step::Sync, sync.build());
     }
 
+    fn count_read(&self, slot: usize) {
+        calls::add(Count::RingRead, 1);
+        calls::add(Count::DirectRead, usize::from(self.slots[slot].direct));
+    }
+
     /// Reads at most `len` bytes at `at` into the slot's buffer.
     pub fn read(&mut self, slot: usize, at: u64, len: usize) {
-        calls::add(Count::RingRead, 1);
+        self.count_read(slot);
         let fd = self.raw(slot);
-        let buf = self.slots[slot].buf.as_mut_ptr();
-        let len = u32::try_from(len.min(self.buf_bytes())).unwrap_or(0);
+        let len = self.read_len(slot, len, self.buf_bytes());
+        let buf = self.slots[slot].buf.bytes_mut().as_mut_ptr();
         let read = opcode::Read::new(fd, buf, len).offset(at);
         self.push(
             slot,
@@ -304,10 +327,10 @@ impl ReadRing {
 
     /// Reads at most `len` bytes at `at` into one of the pieces, which one slot has at a time.
     pub fn read_piece(&mut self, slot: usize, piece: usize, at: u64, len: usize) {
-        calls::add(Count::RingRead, 1);
+        self.count_read(slot);
         let fd = self.raw(slot);
-        let len = u32::try_from(len.min(self.piece_bytes())).unwrap_or(0);
-        let buf = self.pieces[piece].as_mut_ptr();
+        let len = self.read_len(slot, len, self.piece_bytes());
+        let buf = self.pieces[piece].bytes_mut().as_mut_ptr();
         let read = opcode::Read::new(fd, buf, len).offset(at);
         self.push(
             slot,
@@ -319,12 +342,12 @@ impl ReadRing {
     /// What the last read of a slot gave; nothing may be under way there.
     pub fn bytes(&self, slot: usize, len: usize) -> &[u8] {
         assert_eq!(self.slots[slot].pending, 0, "BUG: a read is under way");
-        &self.slots[slot].buf[..len]
+        &self.slots[slot].buf.bytes()[..len]
     }
 
     /// What a read of a piece gave.
     pub fn piece(&self, piece: usize, len: usize) -> &[u8] {
-        &self.pieces[piece][..len]
+        &self.pieces[piece].bytes()[..len]
     }
 
     /// Closes what a slot has open.

@@ -7,7 +7,7 @@
 //! `asker` is a process beside the daemon that enters the mount in its place, `guard` one that lets clients go on in its place, `delay` processes
 //! beside a scan that enter mounts (`beside`: how such are started and ended). `wakeup` measures what it costs to wake a thread.
 //! `process` and `pidfd` are for who looks at a mount from outside: what serves it, who holds it, and how they are ended. `stat` and
-//! `chain` are what the ETag engine asks of file systems, `calls` counts it; `pages` is what of a file is in memory.
+//! `chain` are what the ETag engine asks of file systems, `calls` counts it; `pages` is what of a file is in memory, `direct` reads past that.
 //! `watch` tells what changes in a tree, by fanotify or by `inotify`, and opens no file for it; `opens` who opens something there.
 //!
 //! Nothing here knows what a request means. A held request is a value ([`port::Held`]): it is answered once or
@@ -22,6 +22,7 @@ pub mod client;
 pub mod delay;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod dev;
+pub mod direct;
 #[allow(unsafe_code, reason = "see its SAFETY comments")]
 pub mod file;
 pub mod guard;

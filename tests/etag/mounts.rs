@@ -1,6 +1,6 @@
 //! File systems that are worth less than the one of the root, or that keep what was read: mounted for the test.
 
-use crate::scene::{Scene, apart, digest, lack, walk};
+use crate::scene::{Scene, apart, digest, lack, run, walk};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::mount::{MsFlags, mount, umount};
 use std::fs::File;
@@ -271,5 +271,96 @@ fn attributes_that_are_refused_are_told_by_file_system() {
     });
     if done.is_none() {
         lack("rights for a mount namespace: attributes that are refused are not counted");
+    }
+}
+
+/// Lengths around a sector, a buffer, and what is read in pieces.
+fn fill_lengths(scene: &Scene) {
+    let (small, large) = (128 << 10, 8 << 20);
+    for at in [0usize, 511, 4096, small, large, large + (1 << 20)] {
+        for len in [at.saturating_sub(1), at, at + 1] {
+            let text = len.to_string();
+            let bytes = text.bytes().cycle().take(len).collect::<Vec<_>>();
+            std::fs::write(scene.path(&format!("len-{len}")), bytes).unwrap();
+        }
+    }
+}
+
+/// How often `-v` says that something was asked.
+fn counted(err: &str, what: &str) -> u64 {
+    let mut lines = err.lines().map(str::split_whitespace);
+    let found = lines.find_map(|mut words| (words.next() == Some(what)).then(|| words.next()));
+    found.flatten().map_or(0, |number| number.parse().unwrap())
+}
+
+#[test]
+fn direct_reads_pass_the_page_cache() {
+    let scene = Scene::new("direct");
+    fill(&scene);
+    fill_lengths(&scene);
+    nix::unistd::syncfs(File::open(&scene.tree).unwrap()).unwrap();
+    let mut all: Vec<PathBuf> = Vec::new();
+    walk(&scene.tree, &mut |path| all.push(path.to_owned()));
+    let warm = scene.path("warm-large");
+    let narrow = ["--mem", "1M", "--hash-threads", "4", "--verify", "1"];
+    for more in [&[][..], &narrow] {
+        all.iter().for_each(|path| forget(path));
+        let is_disk = all.iter().all(|path| cached(path) == 0);
+        std::fs::read(&warm).unwrap();
+        let before = cached(&warm);
+        let scan = scene.etag(&[&["scan", "-v", "--direct"], more].concat());
+        assert_eq!(scan.code, Some(0), "{scan:?}");
+        if !is_disk || scan.err.contains("has no direct reads") {
+            lack("a temporary directory on a disk that has direct reads: they are not tried");
+            return;
+        }
+        let reads = counted(&scan.err, "ring.read.direct");
+        assert!(reads >= all.len() as u64, "{scan:?}");
+        assert_eq!(reads, counted(&scan.err, "ring.read"));
+        assert_eq!(cached(&warm), before);
+        let cold = all.iter().filter(|path| **path != warm);
+        let left: Vec<_> = cold.filter(|path| cached(path) > 0).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(scene.exported(), scene.truth());
+    }
+    let one = all.iter().find(|path| path.ends_with("len-4097")).unwrap();
+    let file = File::options().append(true).open(one).unwrap();
+    std::io::Write::write_all(&mut &file, b"more").unwrap();
+    let mut get = scene.command(&["get", "--compute", "--direct"]);
+    get.arg(one);
+    let ran = run(get);
+    let digest = digest(&std::fs::read(one).unwrap());
+    assert!(
+        ran.code == Some(0) && ran.text().contains(&digest),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn where_there_are_no_direct_reads_it_is_said_once_and_read_all_the_same() {
+    let done = apart(|| {
+        let scene = Scene::new("indirect");
+        mount(
+            Some("ramfs"),
+            &scene.tree,
+            Some("ramfs"),
+            MsFlags::empty(),
+            NONE,
+        )
+        .unwrap();
+        fill_lengths(&scene);
+        let scan = scene.etag(&["scan", "-v", "--direct", "--hash-threads", "2"]);
+        assert_eq!(scan.code, Some(0), "{scan:?}");
+        assert_eq!(
+            scan.err.matches("has no direct reads").count(),
+            1,
+            "{scan:?}"
+        );
+        assert_eq!(counted(&scan.err, "ring.read.direct"), 0);
+        assert_eq!(scene.exported(), scene.truth());
+        umount(&scene.tree).unwrap();
+    });
+    if done.is_none() {
+        lack("rights for a mount namespace: a file system without direct reads is not tried");
     }
 }

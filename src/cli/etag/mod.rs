@@ -54,10 +54,11 @@ scan:
   --pressure PERCENT [40]      read less at a time beyond it     --background        only when nobody else wants the CPU
   --hash-threads N             threads that hash [CPUs, at most 4]
   --settle D [35s]             files changed less than this ago are written out before they are read; 0 for never
+  --direct                     read past the page cache (O_DIRECT), where a file system has such reads
   --verify FRACTION            read this share of the fresh files again; --accept-corrupt takes what is found
   --bench                      the pass over names and attributes alone, timed
 
-watch, with the bounds of scan:
+watch, with the bounds of scan, and --direct:
   --verify-interval D [1h]     a pass over everything this often, whatever the kernel told
   --watch-by ENGINE            fanotify, fanotify-moves or inotify [the first that is to be had]
 
@@ -70,7 +71,7 @@ check:
   --against FILE          compare with a list as of sha256sum; - is stdin
 
 get:
-  --compute               hash what is not fresh
+  --compute               hash what is not fresh; --direct as scan
   --if-none-match TAGS    say nothing where one of them is the tag
 
 Exit: 0 all fresh; 1 check: something changed, scan: corrupt; 2 usage; 3 unreadable, or not fresh where tags are wanted;

@@ -163,6 +163,7 @@ impl Options {
             "allow-fuse-self" => &mut self.config.allow_ours,
             "quick" => &mut self.config.quick,
             "accept-corrupt" => &mut self.config.accept_corrupt,
+            "direct" => &mut self.config.hash.direct,
             "background" => &mut self.config.hash.background,
             "rebind" => &mut self.wanted.rebind,
             "read-only" => &mut self.read_only,
@@ -306,7 +307,7 @@ fn allowed(verb: &str, name: &str) -> bool {
             verb == "scan" || verb == "watch" || verb == "trace-startup"
         }
         "verify" | "accept-corrupt" | "bench" => verb == "scan",
-        "settle" => verb == "scan" || verb == "get" || verb == "watch",
+        "settle" | "direct" => verb == "scan" || verb == "get" || verb == "watch",
         "verify-interval" => verb == "watch",
         "watch-by" => verb == "watch" || verb == "trace-startup",
         "out" | "witness" | "assert-no-data-opens" => verb == "trace-startup",

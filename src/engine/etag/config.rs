@@ -45,6 +45,8 @@ pub struct HashConfig {
     pub files_per_sec: Option<u64>,
     /// Pressure of the machine in percent, beyond which less is read at a time.
     pub pressure: f64,
+    /// Files are read past the page cache (O_DIRECT), where their file systems have such reads.
+    pub direct: bool,
     /// Only in what nobody else uses of the machine.
     pub background: bool,
     /// Pauses while requests wait in a mount of this program on the same machine. Other processes of this program ask for that.
@@ -61,6 +63,7 @@ impl Default for HashConfig {
             bps: None,
             files_per_sec: None,
             pressure: 40.0,
+            direct: false,
             background: false,
             yields: false,
             // The usual expiry of dirty pages, and one interval of the writer.

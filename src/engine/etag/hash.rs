@@ -11,7 +11,9 @@
 //!   large                          the same, in pieces of which some are under way
 //! ```
 //!
-//! Nothing is read of what is not a regular file. Where rings are forbidden files are read one by one ([`read_one`]).
+//! With `--direct` no file is read by a chain, and all past the page cache, where its file system has such reads.
+//!
+//! Nothing is read of what is not a regular file. Where rings are forbidden files are read one by one ([`super::single`]).
 
 use super::brought::Brought;
 use super::check::Pass;
@@ -21,29 +23,31 @@ use super::node::open_path;
 use super::owner::Handle;
 use super::queue::{Item, LARGE_BYTES, Queue, Taken};
 use super::root::Hasher;
-use super::settle::{Read, Refused};
+use super::settle::Refused;
+use super::single::one_by_one;
 use super::throttle::{DEPTH, Throttle};
-use crate::base::{Algo, Digest, Stamp};
+use super::walk::locked;
+use crate::base::{Digest, Stamp};
 use crate::etag::Trust;
 use crate::kernel::calls::{self, Count};
 use crate::kernel::chain::{Ended, PIECES, ReadRing, Step};
 use crate::kernel::delay::Delays;
+use crate::kernel::direct::ALIGN;
 use crate::kernel::proc;
 use crate::kernel::stat::{self, Kind, Resolve, Stat};
 use crate::wire::catalog::Batch;
-use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 /// Largest buffer of a slot.
-const BUF_BYTES_MAX: usize = 128 << 10;
+pub(super) const BUF_BYTES_MAX: usize = 128 << 10;
 /// Largest piece of a large file.
 const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Records are sent when they have so many bytes, or are so old.
 pub(super) const BATCH_BYTES: usize = 256 << 10;
-const BATCH_AGE: Duration = Duration::from_secs(1);
+pub(super) const BATCH_AGE: Duration = Duration::from_secs(1);
 
 /// Descriptors of all hash threads: files that are not in a ring's own table, and directories on the way to them.
 const DESCRIPTORS_MAX: usize = 80;
@@ -58,6 +62,27 @@ pub(super) struct Shared {
     pub(super) delays: Delays,
     pub(super) links: Links,
     pub(super) refused: Refused,
+    /// Devices whose file systems have no direct reads.
+    pub(super) indirect: Mutex<Vec<u64>>,
+}
+
+impl Shared {
+    /// Whether files there are to be read past the page cache.
+    pub(super) fn wants_direct(&self, dev: u64) -> bool {
+        self.pass.config.hash.direct && !locked(&self.indirect).contains(&dev)
+    }
+
+    /// A file system has no direct reads: said once.
+    pub(super) fn has_no_direct(&self, dev: u64) {
+        let mut indirect = locked(&self.indirect);
+        if !indirect.contains(&dev) {
+            indirect.push(dev);
+            let (major, minor) = (libc::major(dev), libc::minor(dev));
+            self.pass.sink.warn(&format!(
+                "device {major}:{minor} has no direct reads: its files are read through the page cache"
+            ));
+        }
+    }
 }
 
 /// A piece of a large file.
@@ -330,7 +355,8 @@ impl Thread {
         // A chain cannot ask what is in memory before it reads, nor what it has opened: but reads past the page cache are of regular files
         // alone, so it may have these.
         let leaves = !self.plain.contains(&item.stat.dev);
-        let chained = small && strict && facts.renames_show && !item.alone && leaves;
+        let direct = self.shared.wants_direct(item.stat.dev);
+        let chained = small && strict && facts.renames_show && !item.alone && leaves && !direct;
         if size >= LARGE_BYTES {
             self.large = Some(slot);
         }
@@ -497,8 +523,11 @@ impl Thread {
             Ok(a) => a,
             Err(error) => return self.finish(slot, failed(&error)),
         };
-        if let Err(error) = self.ring.set_waiting(slot) {
-            return self.finish(slot, failed(&error));
+        let direct = self.shared.wants_direct(a.dev);
+        match self.ring.set_waiting(slot, direct) {
+            Ok(is_direct) if direct && !is_direct => self.shared.has_no_direct(a.dev),
+            Ok(_) => {}
+            Err(error) => return self.finish(slot, failed(&error)),
         }
         let job = self.jobs[slot].as_mut().expect("it was opened");
         job.a = a;
@@ -511,7 +540,8 @@ impl Thread {
         }
         let leaves = !self.plain.contains(&a.dev);
         self.ring.set_dont_cache(slot, leaves);
-        if !leaves && !self.shared.pass.root.facts_of(a.dev).mapped_hide {
+        let through = !leaves && !self.ring.is_direct(slot);
+        if through && !self.shared.pass.root.facts_of(a.dev).mapped_hide {
             let file = self.ring.file(slot).expect("it was opened");
             job.brought = Brought::of(file, a.witness.size);
         }
@@ -525,7 +555,7 @@ impl Thread {
 }
 
 /// Whether a sync came to something else than not being possible there.
-fn sync_failed(res: i32) -> bool {
+pub(super) fn sync_failed(res: i32) -> bool {
     let none = [
         -libc::EINVAL,
         -libc::EROFS,
@@ -545,134 +575,11 @@ pub(super) fn failed(error: &io::Error) -> Outcome {
     }
 }
 
-/// Reads files one after another, without a ring.
-fn one_by_one(shared: &Shared, mut next: Option<Box<Item>>) {
-    let mut batch = Batch::new();
-    let mut buf = vec![0; BUF_BYTES_MAX];
-    let mut sent = Instant::now();
-    loop {
-        if let Some(item) = next.take() {
-            let (outcome, read) = read_item(shared, &item, &mut buf);
-            let read = read.as_ref().map(|(dir, read)| (dir.as_fd(), *read));
-            super::settle::settle(shared, &mut batch, *item, outcome, read);
-        }
-        if shared.pass.pulse.is_cancelled() {
-            shared.queue.clear();
-        }
-        if batch.bytes() > BATCH_BYTES || sent.elapsed() > BATCH_AGE {
-            shared
-                .owner
-                .apply(std::mem::replace(&mut batch, Batch::new()));
-            sent = Instant::now();
-        }
-        match shared.queue.take(true, Duration::from_millis(100)) {
-            Taken::Item(item) => next = Some(item),
-            Taken::Nothing => {}
-            Taken::End => break,
-        }
-    }
-    shared.owner.apply(batch);
-}
-
-fn read_item(shared: &Shared, item: &Item, buf: &mut [u8]) -> (Outcome, Option<(OwnedFd, Read)>) {
-    let pass = &shared.pass;
-    let resolve = Resolve::below(pass.config.cross_device);
-    let dir = match open_path(pass.root.fd(), &item.dir, resolve) {
-        Ok(dir) => dir,
-        Err(error) => return (failed(&error), None),
-    };
-    let wait = |due: Option<Instant>| {
-        if let Some(due) = due {
-            proc::pause(due.saturating_duration_since(Instant::now()));
-        }
-    };
-    wait(shared.throttle.file());
-    let take = |bytes| wait(shared.throttle.bytes(bytes));
-    let how = How {
-        resolve,
-        algo: pass.config.algo,
-        settle: pass.config.hash.settle,
-    };
-    match read_one(dir.as_fd(), &item.name, how, buf, take) {
-        Ok(read) => (Outcome::Digest(read.digest), Some((dir, read))),
-        Err(outcome) => (outcome, None),
-    }
-}
-
-/// How one file is read.
-#[derive(Clone, Copy)]
-pub(super) struct How {
-    pub(super) resolve: Resolve,
-    pub(super) algo: Algo,
-    pub(super) settle: Duration,
-}
-
 /// Whether what was written to a file is to reach the disk before it is read.
-fn is_unsettled(a: &Stat, settle: Duration) -> bool {
+pub(super) fn is_unsettled(a: &Stat, settle: Duration) -> bool {
     let age = wall_now().nanos() - a.witness.mtime.nanos();
     // A time in the future says nothing about when it was written.
     age < i128::try_from(settle.as_nanos()).unwrap_or(i128::MAX) && !settle.is_zero()
-}
-
-/// Reads one file as the rules say, waiting for each read.
-pub(super) fn read_one(
-    dir: BorrowedFd<'_>,
-    name: &CStr,
-    how: How,
-    buf: &mut [u8],
-    take: impl Fn(u64),
-) -> Result<Read, Outcome> {
-    use std::io::Read as _;
-    let fd = stat::open_data(Some(dir), name, how.resolve).map_err(|e| failed(&e))?;
-    let looked = wall_now();
-    let a = stat::stat_fd(fd.as_fd()).map_err(|e| failed(&e))?;
-    if a.kind != Kind::File {
-        return Err(Outcome::Kind);
-    }
-    let mut file = std::fs::File::from(fd);
-    if is_unsettled(&a, how.settle) {
-        let synced = calls::timed(
-            Count::Sync,
-            || std::path::Path::new(""),
-            || file.sync_data(),
-        );
-        let failed = synced.err().and_then(|e| e.raw_os_error());
-        if let Some(errno) = failed.filter(|errno| sync_failed(-errno)) {
-            return Err(Outcome::Failed(errno));
-        }
-    }
-    let mut brought = Brought::of(file.as_fd(), a.witness.size);
-    let mut hasher = Hasher::new(how.algo);
-    let mut at = 0;
-    loop {
-        take((a.witness.size.saturating_sub(at)).min(buf.len() as u64));
-        let len = file.read(buf).map_err(|e| failed(&e))?;
-        if len == 0 {
-            break;
-        }
-        calls::add(Count::BytesRead, len);
-        hasher.update(&buf[..len]);
-        at += len as u64;
-        if at > a.witness.size {
-            break;
-        }
-        if let Some(brought) = &mut brought {
-            brought.let_go(file.as_fd(), at);
-        }
-    }
-    if let Some(brought) = brought {
-        brought.end(file.as_fd());
-    }
-    let b = stat::stat_fd(file.as_fd()).map_err(|e| failed(&e))?;
-    if at != a.witness.size || b.witness != a.witness {
-        return Err(Outcome::Changed);
-    }
-    Ok(Read {
-        digest: hasher.end(),
-        a,
-        looked,
-        by_link: false,
-    })
 }
 
 /// The ring of a hash thread, with its share of the buffers.
@@ -681,7 +588,14 @@ pub(super) fn read_one(
 /// io_uring is forbidden or too old: files are read one by one then.
 pub fn ring_of(config: &Config) -> io::Result<ReadRing> {
     let share = (config.hash.mem / config.hash.threads.max(1)).max(64 << 10);
-    let piece = (share / 2 / PIECES).clamp(4096, PIECE_BYTES_MAX);
+    // Of whole pages: direct reads are.
+    let whole = |bytes: usize| bytes / ALIGN * ALIGN;
+    let piece = whole(share / 2 / PIECES).clamp(ALIGN, PIECE_BYTES_MAX);
     let buf = (share.saturating_sub(piece * PIECES) / DEPTH).clamp(512, BUF_BYTES_MAX);
+    let buf = if config.hash.direct {
+        whole(buf).max(ALIGN)
+    } else {
+        buf
+    };
     ReadRing::new(DEPTH, buf, piece, Resolve::below(config.cross_device))
 }

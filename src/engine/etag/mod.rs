@@ -36,6 +36,7 @@ mod read;
 pub mod root;
 mod scan;
 mod settle;
+mod single;
 mod throttle;
 pub mod trace;
 mod walk;

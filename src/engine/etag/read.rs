@@ -1,7 +1,7 @@
 //! Reading one file to its end: piece by piece, several pieces of a large one under way.
 
 use super::brought::Brought;
-use super::hash::{Outcome, Piece, Thread, is_uncached_refused};
+use super::hash::{Outcome, Piece, Thread, failed, is_uncached_refused};
 use crate::kernel::calls::{self, Count};
 use crate::kernel::chain::PIECES;
 use std::time::Instant;
@@ -54,12 +54,19 @@ impl Thread {
         }
     }
 
-    /// Whether a read was refused because it was to leave the page cache as it was: its device has no such reads, then.
+    /// Whether a read was refused because it was to pass the page cache, or to leave it as it was: its device has no such reads, then.
     fn is_refused(&mut self, slot: usize, res: i32) -> bool {
-        if !is_uncached_refused(res) || !self.ring.is_dont_cache(slot) {
+        if !is_uncached_refused(res) {
             return false;
         }
         let dev = self.jobs[slot].as_ref().expect("it is read").a.dev;
+        if self.ring.is_direct(slot) {
+            self.shared.has_no_direct(dev);
+            return true;
+        }
+        if !self.ring.is_dont_cache(slot) {
+            return false;
+        }
         if !self.plain.contains(&dev) {
             self.plain.push(dev);
         }
@@ -73,6 +80,14 @@ impl Thread {
         self.shared.throttle.took(job.began.elapsed());
         let Ok(len) = usize::try_from(res) else {
             if self.is_refused(slot, res) {
+                if self.ring.is_direct(slot) {
+                    if let Err(error) = self.ring.set_waiting(slot, false) {
+                        return self.finish(slot, failed(&error));
+                    }
+                    let job = self.jobs[slot].as_mut().expect("it is read");
+                    job.asked = job.at;
+                    return self.read(slot);
+                }
                 self.ring.set_dont_cache(slot, false);
                 let file = self.ring.file(slot).expect("it is open");
                 let brought = Brought::of(file, size);

@@ -3,16 +3,18 @@
 use super::check::{Pass, ScanSide, Summary};
 use super::config::{Config, Pulse, Sink, wall_now};
 use super::facts::{Facts, is_rotational};
-use super::hash::{self, How, Outcome, Shared};
+use super::hash::{self, Outcome, Shared};
 use super::links::Links;
 use super::owner::Owner;
 use super::queue::Queue;
 use super::root::{Root, kind_of};
 use super::settle::Refused;
+use super::single::{How, read_one};
 use super::throttle::Throttle;
 use crate::base::Digest;
 use crate::etag::Grain;
 use crate::kernel::delay::Delays;
+use crate::kernel::direct::Aligned;
 use crate::kernel::proc;
 use crate::kernel::stat::{self, Kind, Resolve, Stat};
 use crate::store::catalog::{Catalog, CatalogError};
@@ -21,7 +23,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// Why a scan failed as a whole.
@@ -82,6 +84,7 @@ pub fn scan(
         },
         links: Links::default(),
         refused: Refused::default(),
+        indirect: Mutex::default(),
     });
     let mut threads = Vec::new();
     for _ in 0..bounds.threads.max(1) {
@@ -132,10 +135,11 @@ pub fn hash_one(path: &Path, config: &Config) -> io::Result<Option<(Digest, Stat
         resolve: Resolve::below(true),
         algo: config.algo,
         settle: config.hash.settle,
+        direct: config.hash.direct,
     };
-    let mut buf = vec![0; 1 << 20];
+    let mut buf = Aligned::new(1 << 20);
     for _ in 0..2 {
-        match hash::read_one(dir.as_fd(), &name, how, &mut buf, |_| ()) {
+        match read_one(dir.as_fd(), &name, how, &mut buf, |_| ()) {
             Ok(read) => {
                 let w = &read.a.witness;
                 if read.a.verity
