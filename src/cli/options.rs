@@ -322,6 +322,7 @@ mod tests {
         assert!(parse("rw").is_err_and(|e| e.contains("read-only")));
         assert!(parse("trasport=dev").is_err_and(|e| e.contains("did you mean transport?")));
         assert!(parse("transport=tcp").is_err_and(|e| e.contains("uring, dev or plain")));
+        assert!(parse("pollers=0").is_err_and(|e| e.contains("from 1 on")));
         assert!(parse("pintimeout=1s").is_err_and(|e| e.contains("1.5s")));
         assert!(parse("access=none").is_err_and(|e| e.contains("group=NAME")));
         assert!(parse("access=group=no such").is_err_and(|e| e.contains("knows")));

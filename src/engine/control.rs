@@ -606,10 +606,17 @@ impl Work {
             let text = unretrieved(oid, blk, &"no answer in time");
             shared.log.error(text);
         };
-        for (place, pieces) in self.retrieval.end(late) {
-            shared.kept_blocks.fetch_add(1, Ordering::Relaxed);
+        let mut blocks = self.retrieval.end(late).into_iter().peekable();
+        while let Some((place, pieces)) = blocks.next() {
             let mut kept = shared.kept.lock().expect("a panic aborts");
             kept.put(place, pieces);
+            let mut count = 1;
+            // Most that change together changed together the last time.
+            while let Some((_, pieces)) = blocks.next_if(|(next, _)| *next == place) {
+                kept.put(place, pieces);
+                count += 1;
+            }
+            shared.kept_blocks.fetch_add(count, Ordering::Relaxed);
             // The kernel knows the file, somebody may have it open: no OPEN will come for it.
             let rev = crate::base::Rev::At(place.1);
             let file = shared.tree().file(rev, place.0);

@@ -5,7 +5,7 @@
 
 use super::log::Log;
 use super::shared::Retrieved;
-use crate::base::{BlkNo, NodeId, Oid};
+use crate::base::{BlkNo, NodeId, Oid, limit};
 use crate::fs::kept::{Pieces, Place};
 use crate::fs::retrieval::{self, Ask, Sizes};
 use crate::kernel::mount::Connection;
@@ -118,6 +118,26 @@ impl Retrieval {
     }
 }
 
+/// When a worker tells control of the answers that came to it: of many at once, as each time control is woken.
+#[derive(Debug, Default)]
+pub(super) struct Telling {
+    /// How many there were a turn ago.
+    before: usize,
+}
+
+impl Telling {
+    /// Whether it is time, when `come` are here and there are requests that the worker has not looked at. More answers mostly come at once;
+    /// requests that come without end and bring none are not waited for.
+    pub(super) fn is_time(&mut self, come: usize, has_more: bool) -> bool {
+        let brought = come > std::mem::replace(&mut self.before, come);
+        let is_time = come > 0 && (come >= limit::RETRIEVED_TOLD || !has_more || !brought);
+        if is_time {
+            self.before = 0;
+        }
+        is_time
+    }
+}
+
 /// What the log says of a block that the kernel does not give back.
 pub(super) fn unretrieved(oid: Oid, blk: BlkNo, why: &dyn fmt::Display) -> String {
     let harm = "ignoring, but reading @revX/bigfile will be slow";
@@ -127,6 +147,21 @@ pub(super) fn unretrieved(oid: Oid, blk: BlkNo, why: &dyn fmt::Display) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_is_told_of_many_and_waits_for_no_request_that_brings_none() {
+        let mut telling = Telling::default();
+        assert!(!telling.is_time(0, false) && !telling.is_time(0, true));
+        // All there are.
+        assert!(telling.is_time(2, false));
+        // More come with each turn: not before there are many.
+        let turns = (1..).take_while(|&come| !telling.is_time(come, true));
+        assert_eq!(turns.count(), limit::RETRIEVED_TOLD - 1);
+        // Requests go on, and bring none.
+        assert!(!telling.is_time(3, true));
+        assert!(telling.is_time(3, true));
+        assert!(!telling.is_time(1, true), "these are new");
+    }
 
     #[test]
     fn a_block_that_does_not_come_back_is_named_with_what_that_costs() {

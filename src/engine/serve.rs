@@ -12,6 +12,7 @@ use super::loading::{Delivery, Fetched, Loading, TaskId};
 use super::notes::Notes;
 use super::notifier::Keep;
 use super::probe;
+use super::retrieval::Telling;
 use super::shared::{Answer, Counters, Mailbox, Retrieved, Shared, State, ToControl, ToWorker};
 use super::task::{self, Extent, Job, RawKey, Task, Wants};
 use super::watching::Watching;
@@ -134,8 +135,7 @@ pub struct FileService {
     pub(super) fetched: Vec<(Oid, Fetched)>,
     /// Pages that came back in this turn: control is woken for all of them at once.
     pub(super) retrieved: Retrieved,
-    /// How many those were before the last turn.
-    come: usize,
+    telling: Telling,
     /// What control told it by its own mouth.
     pub(super) own: Vec<ToWorker>,
     /// Requests of all workers, and when there were so many first.
@@ -180,7 +180,7 @@ impl FileService {
             deliveries: Vec::new(),
             fetched: Vec::new(),
             retrieved: Retrieved::default(),
-            come: 0,
+            telling: Telling::default(),
             own: Vec::new(),
             quiet: (0, Instant::now()),
             began: shared.began,
@@ -600,11 +600,10 @@ impl Service for FileService {
     }
 
     fn before_wait(&mut self, port: &mut Port) -> Option<Duration> {
-        let come = self.retrieved.answers.len();
-        // More of them mostly come at once; requests that come without end are not waited for.
-        let more = port.has_more() && come > std::mem::replace(&mut self.come, come);
-        if come > 0 && (come >= limit::RETRIEVED_TOLD || !more) {
-            self.come = 0;
+        if self
+            .telling
+            .is_time(self.retrieved.answers.len(), port.has_more())
+        {
             let pages = std::mem::take(&mut self.retrieved);
             self.links.control.send(ToControl::Retrieved(pages));
         }
