@@ -620,8 +620,13 @@ impl Retrieval {
             shared.counts.runs += runs;
             let is_again = self.is_open && shared.is(Mutant::TornGivenUp);
             let kernel = &mut shared.kernel;
-            if is_again || !kernel.retrieve(ask.id, node, page(off), page(len)) {
+            if is_again {
                 self.blocks.refused(ask.id);
+            } else if !kernel.retrieve(ask.id, node, page(off), page(len)) {
+                // The node was forgotten meanwhile.
+                for block in self.blocks.refused(ask.id) {
+                    self.promised.remove(&block);
+                }
             }
         }
     }
