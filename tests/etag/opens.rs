@@ -54,6 +54,8 @@ fn denying<T>(tree: &Path, body: impl FnOnce() -> T) -> Option<(T, usize)> {
     let done = body();
     over.store(true, Ordering::Relaxed);
     listener.join().unwrap();
+    // Nobody removes what something is mounted on.
+    nix::mount::umount2(tree, nix::mount::MntFlags::MNT_DETACH).unwrap();
     Some((done, denied.load(Ordering::Relaxed)))
 }
 
