@@ -1,6 +1,7 @@
 //! Reads past the page cache (O_DIRECT): whether a file has them, and memory that they may go to.
 //!
-//! They begin at multiples of a sector in the file, go to memory that does too, and are of whole sectors; 4096 is a multiple of all there are.
+//! They begin at multiples of a sector in the file, go to memory that does too, and are of whole sectors. Disks have sectors of 512 or 4096 bytes;
+//! what wants more refuses, and is read as usual.
 //! A read beyond the end of a file gives what there is.
 
 use nix::errno::Errno;

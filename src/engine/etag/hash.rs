@@ -74,9 +74,13 @@ impl Shared {
 
     /// A file system has no direct reads: said once.
     pub(super) fn has_no_direct(&self, dev: u64) {
-        let mut indirect = locked(&self.indirect);
-        if !indirect.contains(&dev) {
-            indirect.push(dev);
+        let is_new = {
+            let mut indirect = locked(&self.indirect);
+            let is_new = !indirect.contains(&dev);
+            indirect.extend(is_new.then_some(dev));
+            is_new
+        };
+        if is_new {
             let (major, minor) = (libc::major(dev), libc::minor(dev));
             self.pass.sink.warn(&format!(
                 "device {major}:{minor} has no direct reads: its files are read through the page cache"

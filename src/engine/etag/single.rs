@@ -138,8 +138,8 @@ pub(super) fn read_one(
         calls::add(Count::BytesRead, len);
         hasher.update(&buf.bytes()[..len]);
         at += len as u64;
-        // Fewer than were asked for is the end of a regular file; where a direct read could go on from is no place for one.
-        if at > a.witness.size || len < buf.len() {
+        // Where a direct read ended short is no place for the next one to begin: that is the end of a regular file.
+        if len == 0 || at > a.witness.size || direct && len < buf.len() {
             break;
         }
         if let Some(brought) = &mut brought {
