@@ -295,12 +295,12 @@ fn reads(bench: &Bench, report: &mut Report) -> Result<()> {
 }
 
 /// What moving the same bytes costs by itself.
-fn raw(bench: &Bench, transport: &str, blksize: u64, count: u64) -> Result<Figures> {
+fn raw(bench: &Bench, transport: &str, case: Case) -> Result<Figures> {
     let at = bench.path("moves");
     std::fs::create_dir_all(&at)?;
     let mut command = myself()?;
     command.arg("moves").arg(&at).arg(transport);
-    command.args([blksize, count].map(|n| n.to_string()));
+    command.args([case.blksize, case.count, case.step].map(|n| n.to_string()));
     let figures = Figures::parse(&output(&mut command, LIMIT, &[])?);
     std::fs::remove_dir(&at)?;
     Ok(figures)
@@ -406,7 +406,7 @@ impl Lags {
         }
         self.open.push(writer.kept(&mounted, blocks)?);
         mounted.stop()?;
-        let raw = raw(bench, transport, case.blksize, count)?;
+        let raw = raw(bench, transport, case)?;
         let own = (busy.get("p50_us")? - idle.get("p50_us")?) / count as f64;
         self.each.push(own);
         self.of_raw.push(own / raw.get("raw_us")?);

@@ -48,7 +48,7 @@ zring-bench positions DATABASE         where those records are
 zring-bench open DATABASE              how long opening takes, and what the index weighs
 zring-bench tail FILES BLOCKS HISTORY  the history by itself: what an advance costs
 zring-bench tail-bytes BLOCKS STEP     what it weighs, when one of each STEP blocks is read
-zring-bench moves MNT uring|dev|plain BLKSIZE BLOCKS   what moving blocks costs by itself
+zring-bench moves MNT uring|dev|plain BLKSIZE BLOCKS STEP   what moving every STEPth block costs by itself
 zring-bench churn FILE BLKSIZE BLOCKS DATA   a writer, directed by lines
 zring-bench watcher MNT OID,...        clients of head/watch and a reader, directed by lines
 zring-bench etag-tree DIR FILES        makes a tree of `etag` ahead of time, which takes longer than its measurements
@@ -81,8 +81,9 @@ fn main() -> Result<()> {
             tail::advance(files.parse()?, blocks.parse()?, history.parse()?)
         }
         ["tail-bytes", blocks, step] => tail::weight(blocks.parse()?, step.parse()?),
-        ["moves", at, transport, blksize, blocks] => {
-            moves::measure(Path::new(at), transport, blksize.parse()?, blocks.parse()?)
+        ["moves", at, transport, blksize, blocks, step] => {
+            let blocks = (blocks.parse()?, step.parse()?);
+            moves::measure(Path::new(at), transport, blksize.parse()?, blocks)
         }
         ["churn", file, blksize, blocks, data] => {
             let (blksize, blocks) = (blksize.parse()?, blocks.parse()?);

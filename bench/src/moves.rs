@@ -35,6 +35,8 @@ const STORE: usize = 256 << 10;
 /// Neighbours that are asked for at once.
 const RUN: u64 = 128 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between what makes blocks cached and what moves them, as between a reader and a commit: who moves them was asleep.
+const PAUSE: Duration = Duration::from_millis(10);
 const ROUNDS: u32 = 30;
 
 #[derive(Debug, Default)]
@@ -51,8 +53,8 @@ struct Mover {
     came: Sender<Bytes>,
 }
 
-/// Mounts on `at`, measures, prints and unmounts.
-pub fn measure(at: &Path, transport: &str, blksize: u64, count: u64) -> Result<()> {
+/// Mounts on `at`, measures with so many blocks, every `step`th, prints and unmounts.
+pub fn measure(at: &Path, transport: &str, blksize: u64, (count, step): (u64, u64)) -> Result<()> {
     let kind = match transport {
         "uring" => TransportKind::Uring,
         "dev" => TransportKind::Dev,
@@ -83,6 +85,7 @@ pub fn measure(at: &Path, transport: &str, blksize: u64, count: u64) -> Result<(
         names,
         blksize,
         count,
+        step,
     };
     let outcome = scene.measure();
     let _ = connection.abort();
@@ -97,6 +100,8 @@ struct Scene {
     names: Arc<Mutex<Names>>,
     blksize: u64,
     count: u64,
+    /// From one block to the next.
+    step: u64,
 }
 
 impl Scene {
@@ -111,22 +116,29 @@ impl Scene {
             mut known,
         ] = [(); 6].map(|()| Sample::default());
         for round in 0..ROUNDS {
-            together.push(self.all(RUN.max(self.blksize))?.1);
+            if self.step == 1 {
+                together.push(self.all(RUN.max(self.blksize))?.1);
+            }
             let (kept, us) = self.all(self.blksize)?;
             retrieve.push(us);
-            let rev = format!("@{round:016x}/bigfile/{:016x}", 7);
-            let (us, node) = self.by_helper(&mut helper, &rev, &kept)?;
-            asked.push(us);
-            known.push(self.each(|blk| self.store(node, blk, &kept))?);
-            let off = |blk: u64| blk * self.blksize;
+            let off = |blk: u64| blk * self.step * self.blksize;
             inval.push(
                 self.each(|blk| self.tell(&Head::inval_inode(DATA, off(blk), self.blksize), &[]))?,
             );
-            // The raw cost of the same bytes: back to where they were.
-            store.push(self.each(|blk| self.store(DATA, blk, &kept))?);
+            // Back to where they were: the raw cost of the same bytes.
+            store.push(self.each(|blk| self.store(DATA, off(blk), (blk, &kept)))?);
+            let rev = format!("@{round:016x}/bigfile/{:016x}", 7);
+            let (us, node) = self.by_helper(&mut helper, &rev, &kept)?;
+            asked.push(us);
+            known.push(self.each(|blk| self.store(node, blk * self.blksize, (blk, &kept)))?);
         }
         println!("retrieve_us {:.2}", retrieve.median());
-        println!("together_us {:.2}", together.median());
+        // Who has no neighbours is not asked for with any.
+        let together = match self.step {
+            1 => together.median(),
+            _ => retrieve.median(),
+        };
+        println!("together_us {together:.2}");
         println!("store_us {:.2}", store.median());
         println!("inval_us {:.2}", inval.median());
         let raw = retrieve.median() + store.median() + inval.median();
@@ -146,8 +158,11 @@ impl Scene {
         let mut reader = myself()?;
         let data = self.at.join("data");
         reader.args(["client", "seq"]).arg(data);
-        reader.args([&(self.blksize * self.count).to_string(), "--unchecked"]);
-        output(&mut reader, Duration::from_secs(60), &[]).map(drop)
+        let bytes = self.blksize * self.count * self.step;
+        reader.args([&bytes.to_string(), "--unchecked"]);
+        output(&mut reader, Duration::from_secs(60), &[])?;
+        std::thread::sleep(PAUSE);
+        Ok(())
     }
 
     fn tell(&self, head: &Head, data: &[&[u8]]) -> Result<()> {
@@ -183,14 +198,21 @@ impl Scene {
     fn retrieve(&self, run: u64) -> Result<(Vec<Bytes>, f64)> {
         let mut asked = 0;
         let began = Instant::now();
-        let all = self.count * self.blksize;
-        for first in (0..all).step_by(usize::try_from(run)?) {
-            let end = all.min(first + run);
-            for off in (first..end).step_by(PIECE as usize) {
-                let len = RetrieveLen::clamp(PIECE.min(end - off), 1 << 20);
-                asked += 1;
-                let head = Head::retrieve(RetrieveId(asked), DATA, off, len);
-                self.tell(&head, &[])?;
+        // Neighbours as one, those apart one by one.
+        let (spans, len) = match self.step {
+            1 => (1, self.count * self.blksize),
+            _ => (self.count, self.blksize),
+        };
+        for span in 0..spans {
+            let first = span * self.step * self.blksize;
+            for off in (first..first + len).step_by(usize::try_from(run)?) {
+                let end = (first + len).min(off + run);
+                for off in (off..end).step_by(PIECE as usize) {
+                    let len = RetrieveLen::clamp(PIECE.min(end - off), 1 << 20);
+                    asked += 1;
+                    let head = Head::retrieve(RetrieveId(asked), DATA, off, len);
+                    self.tell(&head, &[])?;
+                }
             }
         }
         let kept: Vec<_> = (0..asked)
@@ -200,13 +222,13 @@ impl Scene {
         Ok((kept, us))
     }
 
-    /// What was retrieved of a block, or as much.
-    fn store(&self, node: NodeId, blk: u64, kept: &[Bytes]) -> Result<()> {
+    /// What was retrieved of a block, or as much, from `at` on.
+    fn store(&self, node: NodeId, at: u64, (blk, kept): (u64, &[Bytes])) -> Result<()> {
         let pieces = self.blksize.div_ceil(PIECE);
         for piece in 0..pieces {
             let data = &kept[usize::try_from(blk * pieces + piece)?];
             for (part, i) in data.chunks(STORE).zip(0..) {
-                let off = blk * self.blksize + piece * PIECE + i * STORE as u64;
+                let off = at + piece * PIECE + i * STORE as u64;
                 self.tell(&Head::store(node, off, part.len()), &[part])?;
             }
         }
@@ -221,7 +243,7 @@ impl Scene {
             let name = format!("@{blk:04x}{}", &rev[5..]);
             helper.ask(&name)?;
             node = self.names.lock().expect("a panic ends it").file(&name)?;
-            self.store(node, blk, kept)?;
+            self.store(node, blk * self.blksize, (blk, kept))?;
             helper.ask("close")
         })?;
         Ok((us, node))

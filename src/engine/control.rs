@@ -8,6 +8,7 @@
 //! serving the past as the present.
 
 mod failed;
+mod keep;
 mod place;
 mod sizes;
 mod trouble;
@@ -21,12 +22,11 @@ use super::links::LinkTable;
 use super::log::Chain;
 use super::notes::Noted;
 use super::notifier::{Keep, Store, ToNotifier};
-use super::retrieval::{Retrieval, unretrieved};
-use super::shared::{Mailbox, Published, Retrieved, Shared, State, ToControl, ToWorker};
-use crate::base::{BlkNo, NodeId, Oid, Tid, limit};
+use super::retrieval::Retrieval;
+use super::shared::{Mailbox, Published, Shared, State, ToControl, ToWorker};
+use crate::base::{NodeId, Oid, Tid, limit};
 use crate::fs::advance::{Action, Drop, Event as HeadEvent, Head, Shorter};
 use crate::fs::history::{Effect, Failed, Lost, Passing, Why};
-use crate::fs::pagecache;
 use crate::fs::tree::{Node, fixed};
 use crate::iso::{Caller, Rules};
 use crate::kernel::mount::Connection;
@@ -240,6 +240,8 @@ impl Work {
         if !self.control.inbox.is_empty() {
             wait = Duration::ZERO;
         }
+        let is_quiet = self.head.is_quiet();
+        shared.advancing.store(!is_quiet, Ordering::Relaxed);
         let now = Instant::now();
         let of_links = self.links.left(self.history.source().clock.at(now));
         let lefts = [self.retrieval.left(), of_links];
@@ -552,84 +554,6 @@ impl Work {
                 Why::Astray => {}
             }
         }
-    }
-
-    /// Asks the kernel for its pages of these blocks.
-    fn keep(&mut self, blocks: &[(NodeId, BlkNo)]) -> Option<HeadEvent<Published>> {
-        if !self.control.shared.probe.is_trusted() {
-            return Some(HeadEvent::Kept);
-        }
-        let (at, mut room) = (self.head.at(), limit::KEPT_BYTES_MAX as u64);
-        for blocks in blocks.chunk_by(|(node, _), (next, _)| node == next) {
-            let node = blocks[0].0;
-            let blks: Vec<BlkNo> = blocks.iter().map(|&(_, blk)| blk).collect();
-            let (blksize, mut given) = self.history.given(node, &blks);
-            let pages = pagecache::pages(blksize);
-            given.retain(|(_, seen)| seen.may_be_whole(pages)); // of others the kernel cannot have all
-            // Of more nothing would be left when somebody looks for it.
-            let most = room.checked_div(blksize).unwrap_or(0);
-            given.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-            room -= blksize * given.len() as u64;
-            let blks: Vec<BlkNo> = given.iter().map(|&(blk, _)| blk).collect();
-            let revs = self.history.revs_at(node, &blks, at);
-            let (Some(oid), Some(revs)) = (self.history.oid(node), revs) else {
-                continue;
-            };
-            for ((blk, seen), rev) in given.into_iter().zip(revs) {
-                let (place, block) = ((oid, rev), (node, blk, blksize));
-                self.retrieval.add(place, block, seen);
-            }
-        }
-        let Control {
-            connection, shared, ..
-        } = &self.control;
-        let patience = Duration::from_millis(limit::KEEP_DEADLINE_MS);
-        let is_done = self.retrieval.begin(connection, patience, &shared.log);
-        is_done.then_some(HeadEvent::Kept)
-    }
-
-    /// Pages came.
-    fn retrieved(&mut self, pages: Retrieved) {
-        let Control {
-            connection, shared, ..
-        } = &self.control;
-        if self.retrieval.came(connection, pages, &shared.log) {
-            self.kept();
-        }
-    }
-
-    /// All pages came, or it took too long.
-    fn kept(&mut self) {
-        let shared = &self.control.shared;
-        let late = |oid, blk| {
-            shared.kept_late.fetch_add(1, Ordering::Relaxed);
-            let text = unretrieved(oid, blk, &"no answer in time");
-            shared.log.error(text);
-        };
-        let mut blocks = self.retrieval.end(late).into_iter().peekable();
-        while let Some((place, pieces)) = blocks.next() {
-            let mut kept = shared.kept.lock().expect("a panic aborts");
-            kept.put(place, pieces);
-            let mut count = 1;
-            // Most that change together changed together the last time.
-            while let Some((_, pieces)) = blocks.next_if(|(next, _)| *next == place) {
-                kept.put(place, pieces);
-                count += 1;
-            }
-            shared.kept_blocks.fetch_add(count, Ordering::Relaxed);
-            // The kernel knows the file, somebody may have it open: no OPEN will come for it.
-            let rev = crate::base::Rev::At(place.1);
-            let file = shared.tree().file(rev, place.0);
-            let Some(file) = file.filter(|file| file.size() > 0) else {
-                continue;
-            };
-            if shared.keeping.load(Ordering::Relaxed) > limit::KEPT_BYTES_MAX {
-                continue; // they wait for a page of a READ: what is kept is bounded
-            }
-            let keep = Keep::new(shared, file, kept.take(place), None);
-            let _ = self.control.keeper.send(keep);
-        }
-        self.apply(HeadEvent::Kept);
     }
 
     /// Everything that begins from now on is answered as of this.

@@ -325,13 +325,15 @@ pub(super) fn start(
     ])
 }
 
-/// What zring-notify is told next. Told nothing for a while it makes what the next advance may need.
+/// What zring-notify is told next. Told nothing for a while it makes what the next advance may need, unless that is under way: then it would
+/// take a CPU from it.
 fn next_of(advance: &Receiver<ToNotifier>, shared: &Shared) -> Option<ToNotifier> {
     let mut is_short = shared.spare.turn();
     while is_short {
         match advance.recv_timeout(QUIET) {
             Ok(told) => return Some(told),
             Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) if shared.is_advancing() => {}
             Err(RecvTimeoutError::Timeout) => is_short = shared.spare.make(),
         }
     }

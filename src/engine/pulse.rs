@@ -52,6 +52,11 @@ impl Pulse {
         Beat(self)
     }
 
+    /// Whether it is at something.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) != 0
+    }
+
     /// Somebody wants a sign of life. True when it has to be woken for that.
     #[must_use]
     pub fn ask(&self) -> bool {
@@ -84,8 +89,9 @@ mod tests {
         assert!(pulse.ask() && !pulse.ask());
         wait();
         assert!(pulse.late_ms() >= 20);
+        assert!(!pulse.is_busy());
         let beat = pulse.begin();
-        assert!(pulse.late_ms() < 20 && !pulse.ask());
+        assert!(pulse.is_busy() && pulse.late_ms() < 20 && !pulse.ask());
         wait();
         assert!(pulse.late_ms() >= 20);
         drop(beat);

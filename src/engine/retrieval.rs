@@ -5,7 +5,7 @@
 
 use super::log::Log;
 use super::shared::Retrieved;
-use crate::base::{BlkNo, NodeId, Oid, limit};
+use crate::base::{BlkNo, NodeId, Oid, Tid, limit};
 use crate::fs::kept::{Pieces, Place};
 use crate::fs::retrieval::{self, Ask, Sizes};
 use crate::kernel::mount::Connection;
@@ -41,13 +41,17 @@ impl Default for Retrieval {
 
 impl Retrieval {
     /// A block is to be asked for.
-    pub(super) fn add(&mut self, place: Place, block: (NodeId, BlkNo, u64), seen: Seen) {
-        self.blocks.add(place, block, seen);
+    pub(super) fn add(&mut self, oid: Oid, block: (NodeId, BlkNo, u64), seen: Seen) {
+        self.blocks.add(oid, block, seen);
     }
 
-    /// Asks for all of them: `true` if nothing is to be waited for. Blocks that the kernel refuses are logged.
-    pub(super) fn begin(&mut self, connection: &Connection, patience: Duration, log: &Log) -> bool {
-        self.ask(connection, log);
+    /// Of which revisions they are, in this order.
+    pub(super) fn are_of(&mut self, revs: impl IntoIterator<Item = Option<Tid>>) {
+        self.blocks.are_of(revs);
+    }
+
+    /// All are asked for, and what they are is known: `true` if nothing is to be waited for.
+    pub(super) fn begin(&mut self, patience: Duration) -> bool {
         if self.blocks.is_done() {
             self.end(|_, _| {});
             return true;
@@ -56,7 +60,8 @@ impl Retrieval {
         false
     }
 
-    fn ask(&mut self, connection: &Connection, log: &Log) {
+    /// Asks for what is to be asked for. Blocks that the kernel refuses are logged.
+    pub(super) fn ask(&mut self, connection: &Connection, log: &Log) {
         while let Some(Ask { id, node, span }) = self.blocks.next_ask() {
             let len = RetrieveLen::clamp(span.1, 1 << 20);
             debug_assert_eq!(u64::from(len.bytes()), span.1, "half a payload at most");
@@ -76,11 +81,14 @@ impl Retrieval {
         }
     }
 
-    /// Pages came; true when they were the last.
-    pub(super) fn came(&mut self, connection: &Connection, pages: Retrieved, log: &Log) -> bool {
-        if self.deadline.is_none() {
-            return false; // too late
-        }
+    /// Pages came: what is whole and right now, if anybody waits for it.
+    pub(super) fn came(
+        &mut self,
+        connection: &Connection,
+        pages: Retrieved,
+        log: &Log,
+    ) -> Option<impl Iterator<Item = (Place, Pieces)> + '_> {
+        self.deadline?;
         let Retrieved {
             answers,
             parts,
@@ -95,6 +103,12 @@ impl Retrieval {
             hashes = rest;
         }
         self.ask(connection, log);
+        let right = self.blocks.whole().filter(|whole| whole.is_right);
+        Some(right.map(|whole| (whole.place, whole.pieces)))
+    }
+
+    /// Whether nothing more is waited for.
+    pub(super) fn is_done(&self) -> bool {
         self.blocks.is_done()
     }
 
@@ -110,11 +124,10 @@ impl Retrieval {
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// What is whole and right; the rest is given up. Blocks of which the kernel has not told in time are named to `late`.
-    pub(super) fn end(&mut self, late: impl FnMut(Oid, BlkNo)) -> Vec<(Place, Pieces)> {
+    /// The rest is given up. Blocks of which the kernel has not told in time are named to `late`.
+    pub(super) fn end(&mut self, late: impl FnMut(Oid, BlkNo)) {
         self.deadline = None;
-        let right = self.blocks.end(late).filter(|came| came.is_right);
-        right.map(|came| (came.place, came.pieces)).collect()
+        self.blocks.end(late);
     }
 }
 

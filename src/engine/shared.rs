@@ -142,6 +142,8 @@ pub struct Shared {
     pub ways_out: AtomicU64,
     /// Commits that wait for an advance.
     pub commits_waiting: AtomicUsize,
+    /// A transaction is under way.
+    pub(super) advancing: AtomicBool,
     /// Files that became shorter so far.
     pub shortened: AtomicU64,
     /// Times that the kernel could not be made to know how long a file is.
@@ -327,6 +329,7 @@ impl Shared {
             transport: AtomicU64::new(0),
             ways_out: AtomicU64::new(0),
             commits_waiting: AtomicUsize::new(0),
+            advancing: AtomicBool::new(false),
             shortened: AtomicU64::new(0),
             sizes_untold: AtomicU64::new(0),
             links: Opens::new(setup.files, setup.user_links),
@@ -412,6 +415,11 @@ impl Shared {
     /// Names and nodes; held for one operation on them, never across anything that waits.
     pub fn tree(&self) -> MutexGuard<'_, Tree> {
         self.tree.lock().expect("a panic aborts")
+    }
+
+    /// Whether control looks at a transaction, or waits for somebody else with one.
+    pub(super) fn is_advancing(&self) -> bool {
+        self.control.is_busy() || self.advancing.load(Ordering::Relaxed)
     }
 
     /// What `head/at` shows.

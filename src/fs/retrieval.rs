@@ -5,15 +5,17 @@
 //! kernel gives consecutive pages only (kernel-note 0015): behind a page that it does not have, each block is asked for by itself.
 //!
 //! ```text
-//!   add --> to be asked --next_ask--> open --came--> whole, or torn: who is behind is to be asked --end--> right or not
-//!                                      --refused, end--> given up
+//!   add --> to be asked --next_ask--> open --came--> come --whole--> right or not
+//!                                          --came--> torn: given up, and who is behind is to be asked
+//!                                          --refused, end--> given up
 //! ```
 //!
-//! What comes back is right only if the kernel had the whole block and its sum is that of what it was given.
+//! What comes back is right only if the kernel had the whole block and its sum is that of what it was given. Of which revision it is
+//! may be said after it was asked for, and before the first of it is looked at: finding out takes as long as the kernel's answers.
 
 use super::kept::{Pieces, Place};
 use super::pagecache;
-use crate::base::{BlkNo, NodeId, Oid};
+use crate::base::{BlkNo, NodeId, Oid, Tid};
 use crate::tail::Seen;
 use crate::wire::fuse::notify::RetrieveId;
 use bytes::Bytes;
@@ -43,24 +45,24 @@ pub struct Ask {
     pub span: (u64, u64),
 }
 
-/// What became of a block.
+/// A block that the kernel had all of.
 #[derive(Debug)]
-pub struct Came {
+pub struct Whole {
     /// Where it is to be kept.
     pub place: Place,
     /// Its first byte.
     pub off: u64,
     /// Its pages, in any order.
     pub pieces: Pieces,
-    /// The kernel had all of it.
-    pub is_whole: bool,
-    /// And it is what the kernel was given.
+    /// It is what the kernel was given.
     pub is_right: bool,
 }
 
 #[derive(Debug)]
 struct Block {
-    place: Place,
+    oid: Oid,
+    /// What it is a revision of: nothing is kept of one that has none.
+    rev: Option<Tid>,
     off: u64,
     blksize: u64,
     /// What the kernel was given.
@@ -70,8 +72,8 @@ struct Block {
     /// How many of them are there.
     come: usize,
     pieces: Pieces,
-    /// Not given up.
-    whole: bool,
+    /// Nobody waits for more of it.
+    given_up: bool,
 }
 
 /// Whole blocks that follow each other, or a piece of one.
@@ -88,9 +90,13 @@ struct Run {
 pub struct Retrieval {
     sizes: Sizes,
     blocks: Vec<Block>,
+    /// How many of them have been told their revision.
+    revs: usize,
     sums: Vec<u64>,
     to_ask: VecDeque<Run>,
     open: FxHashMap<RetrieveId, Run>,
+    /// Blocks that have come, and nobody has looked at.
+    whole: Vec<usize>,
     /// Numbers given; an answer that comes too late finds its number unknown.
     given: u32,
 }
@@ -102,28 +108,31 @@ impl Retrieval {
         Self {
             sizes,
             blocks: Vec::new(),
+            revs: 0,
             sums: Vec::new(),
             to_ask: VecDeque::new(),
             open: FxHashMap::default(),
+            whole: Vec::new(),
             given: 0,
         }
     }
 
-    /// A block of whole pages is to be asked for: to be kept at a place, if it is what the kernel was given.
-    pub fn add(&mut self, place: Place, (node, blk, blksize): (NodeId, BlkNo, u64), seen: Seen) {
+    /// A block of whole pages is to be asked for, and kept if it is what the kernel was given.
+    pub fn add(&mut self, oid: Oid, (node, blk, blksize): (NodeId, BlkNo, u64), seen: Seen) {
         let (at, off) = (self.blocks.len(), blk.0 * blksize);
         let first = self.sums.len();
         let pages = usize::try_from(blksize / self.sizes.page).expect("blocks fit memory");
         self.sums.resize(first + pages, 0);
         self.blocks.push(Block {
-            place,
+            oid,
+            rev: None,
             off,
             blksize,
             seen,
             sums: first..first + pages,
             come: 0,
             pieces: Pieces::new(),
-            whole: true,
+            given_up: false,
         });
         if blksize <= self.sizes.piece
             && let Some(run) = self.to_ask.back_mut()
@@ -136,6 +145,14 @@ impl Retrieval {
             return;
         }
         self.split(at, node);
+    }
+
+    /// Of which revisions blocks are, in the order they were added; of one that has none nothing is kept.
+    pub fn are_of(&mut self, revs: impl IntoIterator<Item = Option<Tid>>) {
+        for rev in revs {
+            self.blocks[self.revs].rev = rev;
+            self.revs += 1;
+        }
     }
 
     /// Asks for a block by itself.
@@ -158,7 +175,7 @@ impl Retrieval {
     pub fn next_ask(&mut self) -> Option<Ask> {
         loop {
             let run = self.to_ask.pop_front()?;
-            if !self.blocks[run.blocks.start].whole {
+            if self.blocks[run.blocks.start].given_up {
                 continue; // the rest of one that is given up
             }
             let id = RetrieveId(self.given);
@@ -195,7 +212,8 @@ impl Retrieval {
         let parts = parts.take_while(|part| part.len() as u64 == share);
         let whole = parts.zip(hashes.chunks_exact(pages));
         let (mut at, mut torn) = (off, run.blocks.start);
-        for (block, (part, hashes)) in self.blocks[run.blocks.clone()].iter_mut().zip(whole) {
+        for (n, (part, hashes)) in run.blocks.clone().zip(whole) {
+            let block = &mut self.blocks[n];
             let page = (at - block.off) / self.sizes.page;
             let first = block.sums.start + usize::try_from(page).expect("within the block");
             let sums = pagecache::sums(page, hashes.iter().copied());
@@ -203,10 +221,13 @@ impl Retrieval {
             places.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum);
             block.come += pages;
             block.pieces.push((at, part));
+            if block.come == block.sums.len() {
+                self.whole.push(n);
+            }
             (at, torn) = (at + share, torn + 1);
         }
         if torn < run.blocks.end {
-            self.blocks[torn].whole = false;
+            self.blocks[torn].given_up = true;
             (torn + 1..run.blocks.end).for_each(|at| self.split(at, run.node));
         }
     }
@@ -221,8 +242,30 @@ impl Retrieval {
         self.open.is_empty() && self.to_ask.is_empty()
     }
 
-    /// What became of all blocks. Those of which the kernel has not told yet are named to `late`.
-    pub fn end(&mut self, mut late: impl FnMut(Oid, BlkNo)) -> impl Iterator<Item = Came> + '_ {
+    /// Blocks that have come as a whole since this was asked, in that order.
+    pub fn whole(&mut self) -> impl Iterator<Item = Whole> + '_ {
+        let Self {
+            blocks,
+            sums,
+            whole,
+            revs,
+            ..
+        } = self;
+        assert_eq!(*revs, blocks.len(), "BUG: asked for, and not told of what");
+        whole.drain(..).filter_map(|n| {
+            let block = &mut blocks[n];
+            Some(Whole {
+                place: (block.oid, block.rev?),
+                off: block.off,
+                pieces: std::mem::take(&mut block.pieces),
+                is_right: block.seen.is_of(&sums[block.sums.clone()]),
+            })
+        })
+    }
+
+    /// Nothing more is waited for. Blocks of which the kernel has not told yet are named to `late`.
+    pub fn end(&mut self, mut late: impl FnMut(Oid, BlkNo)) {
+        debug_assert!(self.whole.is_empty(), "BUG: nobody looked at what came");
         let open = self.open.drain().map(|(_, run)| run);
         for run in open.chain(self.to_ask.drain(..)) {
             for block in &mut self.blocks[run.blocks] {
@@ -231,18 +274,9 @@ impl Retrieval {
                 }
             }
         }
-        let sums = std::mem::take(&mut self.sums);
-        self.blocks.drain(..).map(move |block| {
-            let is_whole = block.whole && block.come == block.sums.len();
-            let is_right = is_whole && block.seen.is_of(&sums[block.sums]);
-            Came {
-                place: block.place,
-                off: block.off,
-                pieces: block.pieces,
-                is_whole,
-                is_right,
-            }
-        })
+        self.blocks.clear();
+        self.sums.clear();
+        self.revs = 0;
     }
 }
 
@@ -250,7 +284,7 @@ impl Block {
     /// Says which, the first time.
     fn give_up(&mut self) -> Option<(Oid, BlkNo)> {
         let blk = BlkNo(self.off / self.blksize);
-        std::mem::take(&mut self.whole).then_some((self.place.0, blk))
+        (!std::mem::replace(&mut self.given_up, true)).then_some((self.oid, blk))
     }
 }
 

@@ -20,7 +20,7 @@ use zring::fs::advance::{Action, Change, Changed, Drop, Event, Head, Shorter};
 use zring::fs::cache::Kept;
 use zring::fs::history::{self, Effect, Failed, History, Lost, Passing, Why};
 use zring::fs::kept::{Pieces, Place};
-use zring::fs::retrieval::{self, Came, Sizes};
+use zring::fs::retrieval::{self, Sizes, Whole};
 use zring::fs::states::Known;
 use zring::fs::track::Note;
 use zring::tail::States;
@@ -263,7 +263,11 @@ impl Control {
                 self.catch_up_sizes(shared);
             }
             ToControl::Retrieved(id, off, parts) => {
-                if self.retrieval.came(shared, id, off, parts) {
+                let Some(right) = self.retrieval.came(shared, id, off, parts) else {
+                    return;
+                };
+                Self::put_away(shared, right);
+                if self.retrieval.blocks.is_done() {
                     self.kept(shared);
                 }
             }
@@ -482,34 +486,44 @@ impl Control {
             self.todo.push_back(Todo::Do(Action::Keep(blocks)));
             return None;
         }
-        let at = self.head.at();
+        let (at, mut asked) = (self.head.at(), Vec::new());
         for blocks in blocks.chunk_by(|(node, _), (next, _)| node == next) {
             let node = blocks[0].0;
             let blks: Vec<BlkNo> = blocks.iter().map(|&(_, blk)| blk).collect();
             let (blksize, mut given) = self.history.given(node, &blks);
             let pages = usize::try_from(blksize / PAGE as u64).unwrap();
             given.retain(|(_, seen)| seen.may_be_whole(pages));
+            let Some(oid) = self.history.oid(node) else {
+                continue;
+            };
             let blks: Vec<BlkNo> = given.iter().map(|&(blk, _)| blk).collect();
             self.asked.extend(blks.iter().map(|blk| (node, blk.0)));
-            let revs = self.history.revs_at(node, &blks, at);
-            let (Some(oid), Some(revs)) = (self.history.oid(node), revs) else {
-                continue; // the database failed
+            shared.counts.asked += blks.len() as u64;
+            asked.push((oid, node, blks, blksize));
+            for (blk, seen) in given {
+                self.retrieval.blocks.add(oid, (node, blk, blksize), seen);
+            }
+        }
+        self.retrieval.ask(shared);
+        for (oid, node, blks, blksize) in asked {
+            let Some(revs) = self.history.revs_at(node, &blks, at) else {
+                // The database failed: nothing of them is kept.
+                let promised = &mut self.retrieval.promised;
+                promised.retain(|(of, blk), _| *of != oid || !blks.contains(blk));
+                self.retrieval.blocks.are_of(blks.iter().map(|_| None));
+                continue;
             };
             let tail = self.history.tail().tail();
             let file = shared.data.file(oid).expect("it has a node");
-            for ((blk, seen), rev) in given.into_iter().zip(revs) {
-                let is_short = shared.data.content(file, tail).len() as u64 <= blk.0 * blksize;
-                let rev = match rev {
-                    _ if shared.is(Mutant::KeptUnderWrongRev) => next.tid,
-                    _ if shared.is(Mutant::KeptBehindEnd) && is_short => tail,
-                    rev => rev,
-                };
-                let block = (node, blk, blksize);
-                self.retrieval.blocks.add((oid, rev), block, seen);
-                shared.counts.asked += 1;
-            }
+            let end = shared.data.content(file, tail).len() as u64;
+            let revs = blks.iter().zip(revs).map(|(blk, rev)| match rev {
+                _ if shared.is(Mutant::KeptUnderWrongRev) => next.tid,
+                _ if shared.is(Mutant::KeptBehindEnd) && end <= blk.0 * blksize => tail,
+                rev => rev,
+            });
+            self.retrieval.blocks.are_of(revs.map(Some));
         }
-        self.retrieval.begin(shared).then_some(Event::Kept)
+        self.retrieval.begin().then_some(Event::Kept)
     }
 
     /// What the kernel has whole was asked for, unless nobody can tell what is.
@@ -530,8 +544,8 @@ impl Control {
         }
     }
 
-    fn kept(&mut self, shared: &mut Shared) {
-        for (place, pieces) in self.retrieval.end(shared) {
+    fn put_away(shared: &mut Shared, right: Vec<(Place, Pieces)>) {
+        for (place, pieces) in right {
             shared.counts.kept += 1;
             shared.check_kept(place, &pieces);
             shared.kept.put(place, pieces);
@@ -547,6 +561,10 @@ impl Control {
                 opener,
             });
         }
+    }
+
+    fn kept(&mut self, shared: &mut Shared) {
+        self.retrieval.end(shared);
         self.todo.push_back(Todo::Tell(Event::Kept));
     }
 }
@@ -590,11 +608,12 @@ impl Retrieval {
         }
     }
 
-    fn begin(&mut self, shared: &mut Shared) -> bool {
-        self.ask(shared);
+    /// True when there is nothing to wait for.
+    fn begin(&mut self) -> bool {
         self.is_open = !self.blocks.is_done();
         if !self.is_open {
-            self.end(shared);
+            self.blocks.end(|_, _| {});
+            self.promised.clear();
         }
         !self.is_open
     }
@@ -631,42 +650,46 @@ impl Retrieval {
         }
     }
 
-    /// True when these were the last.
-    fn came(&mut self, shared: &mut Shared, id: RetrieveId, off: u64, parts: Vec<Bytes>) -> bool {
+    /// What is kept now, if anybody waits for it.
+    fn came(
+        &mut self,
+        shared: &mut Shared,
+        id: RetrieveId,
+        off: u64,
+        parts: Vec<Bytes>,
+    ) -> Option<Vec<(Place, Pieces)>> {
         if !self.is_open {
-            return false;
+            return None;
         }
         let hashes: Vec<u64> = parts.iter().flat_map(|part| hashes(part)).collect();
         let was_asked = self.blocks.is_asked();
         self.blocks.came(id, off, parts.into_iter(), &hashes);
         shared.counts.torn += u64::from(was_asked && !self.blocks.is_asked());
         self.ask(shared);
-        self.blocks.is_done()
-    }
-
-    fn end(&mut self, shared: &mut Shared) -> Vec<(Place, Pieces)> {
-        self.is_open = false;
-        let mut promised = std::mem::take(&mut self.promised);
         let mut out = Vec::new();
-        let mut late = Vec::new();
-        let all: Vec<Came> = self.blocks.end(|oid, blk| late.push((oid, blk))).collect();
-        for block in &late {
-            promised.remove(block);
-        }
-        for came in all {
-            let Came { place, off, .. } = came;
-            let file = shared.data.file(place.0).expect("it was asked for");
-            let blk = BlkNo(off / shared.data.blksize(file));
-            let promised = promised.get(&(place.0, blk)).is_some_and(|&has| has);
-            shared.counts.promised += u64::from(promised);
-            shared.counts.refused += u64::from(came.is_whole && !came.is_right);
-            if came.is_right || came.is_whole && shared.is(Mutant::SumNotChecked) {
-                out.push((place, came.pieces));
-            } else if promised {
-                let text = format!("{place:?} at {off} is not kept");
-                shared.fail(What::NotKept, text);
+        for whole in self.blocks.whole() {
+            let Whole { place, off, .. } = whole;
+            shared.counts.refused += u64::from(!whole.is_right);
+            if whole.is_right || shared.is(Mutant::SumNotChecked) {
+                let file = shared.data.file(place.0).expect("it was asked for");
+                let block = (place.0, BlkNo(off / shared.data.blksize(file)));
+                let promised = self.promised.remove(&block);
+                shared.counts.promised += u64::from(promised == Some(true));
+                out.push((place, whole.pieces));
             }
         }
-        out
+        Some(out)
+    }
+
+    /// What was promised was kept.
+    fn end(&mut self, shared: &mut Shared) {
+        self.is_open = false;
+        let promised = &mut self.promised;
+        self.blocks.end(|oid, blk| {
+            promised.remove(&(oid, blk));
+        });
+        for ((oid, blk), _) in self.promised.drain().filter(|(_, promised)| *promised) {
+            shared.fail(What::NotKept, format!("{blk} of {oid} is not kept"));
+        }
     }
 }

@@ -62,7 +62,7 @@ fn kernel(pages: u64) -> Kernel {
 fn add(retrieval: &mut Retrieval, blk: u64, pages: u64) {
     let block = (NODE, BlkNo(blk), pages * SIZES.page);
     let given = seen(0, &given(blk, pages));
-    retrieval.add((Oid(1), Tid(blk)), block, given);
+    retrieval.add(Oid(1), block, given);
 }
 
 /// Asks for all, in the order that answers come in last in first out.
@@ -78,11 +78,24 @@ fn ask_all(retrieval: &mut Retrieval, kernel: &mut Kernel, blksize: u64) {
     assert!(retrieval.is_done());
 }
 
-/// Blocks that are right, by the tid they were added under.
+/// Blocks that are right; none is late.
 fn right(retrieval: &mut Retrieval) -> Vec<u64> {
-    let came = retrieval.end(|_, blk| panic!("{blk} is late"));
-    let right = came.filter(|came| came.is_right);
-    right.map(|came| came.place.1.0).collect()
+    let right = right_by_now(retrieval);
+    retrieval.end(|_, blk| panic!("{blk} is late"));
+    right
+}
+
+fn right_by_now(retrieval: &mut Retrieval) -> Vec<u64> {
+    // Their numbers, for their revisions.
+    let blks = retrieval.blocks.iter().skip(retrieval.revs);
+    let blks: Vec<_> = blks
+        .map(|block| Some(Tid(block.off / block.blksize)))
+        .collect();
+    retrieval.are_of(blks);
+    let right = retrieval.whole().filter(|whole| whole.is_right);
+    let mut right: Vec<u64> = right.map(|whole| whole.place.1.0).collect();
+    right.sort_unstable(); // they come in any order
+    right
 }
 
 #[test]
@@ -100,12 +113,8 @@ fn neighbours_are_asked_for_together_as_far_as_a_run_goes() {
     let mut retrieval = Retrieval::new(SIZES);
     add(&mut retrieval, 0, 1);
     let other = (NodeId(71), BlkNo(1), page);
-    retrieval.add((Oid(2), Tid(1)), other, Seen::default());
-    retrieval.add(
-        (Oid(2), Tid(2)),
-        (NodeId(71), BlkNo(1), 2 * page),
-        Seen::default(),
-    );
+    retrieval.add(Oid(2), other, Seen::default());
+    retrieval.add(Oid(2), (NodeId(71), BlkNo(1), 2 * page), Seen::default());
     add(&mut retrieval, 1, 20);
     let asks: Vec<_> = std::iter::from_fn(|| retrieval.next_ask()).collect();
     let spans: Vec<_> = asks.iter().map(|ask| ask.span).collect();
@@ -156,7 +165,7 @@ fn blocks_are_right_when_the_kernel_has_all_of_them() {
         }
         ask_all(&mut retrieval, &mut kernel, pages * SIZES.page);
         assert_eq!(right(&mut retrieval), twin, "round {round}");
-        assert_eq!(retrieval.end(|_, _| {}).count(), 0);
+        assert_eq!(retrieval.whole().count(), 0);
     }
 }
 
@@ -177,15 +186,37 @@ fn what_is_refused_is_named_and_what_is_late_once() {
         &hashes,
     );
     retrieval.came(asks[1].id, asks[1].span.0, parts.into_iter(), &hashes); // nobody asked for that
+    assert_eq!(right_by_now(&mut retrieval), [4, 5]);
     let mut late = Vec::new();
-    let came: Vec<_> = retrieval.end(|oid, blk| late.push((oid, blk))).collect();
+    retrieval.end(|oid, blk| late.push((oid, blk)));
     assert_eq!(late, named(&[2]), "three pieces of one block");
-    let right: Vec<_> = came.iter().filter(|came| came.is_right).collect();
-    assert_eq!(
-        right.iter().map(|came| came.place.1.0).collect::<Vec<_>>(),
-        [4, 5]
-    );
     assert!(retrieval.is_done());
+}
+
+/// They are put away as they come, each once; of what has no revision nothing is.
+#[test]
+fn what_came_is_whole_before_the_rest_comes() {
+    let (mut retrieval, mut kernel) = (Retrieval::new(SIZES), kernel(8));
+    for blk in [0, 2, 4, 6] {
+        add(&mut retrieval, blk, 1);
+    }
+    let asks: Vec<_> = std::iter::from_fn(|| retrieval.next_ask()).collect();
+    retrieval.are_of([Some(Tid(7)), None, Some(Tid(8)), None]);
+    let mut come = |retrieval: &mut Retrieval, at: usize| {
+        let (parts, hashes) = kernel.answer(&asks[at], SIZES.page);
+        retrieval.came(asks[at].id, asks[at].span.0, parts.into_iter(), &hashes);
+        let whole = retrieval.whole().map(|whole| (whole.place, whole.off));
+        whole.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        come(&mut retrieval, 2),
+        [((Oid(1), Tid(8)), 4 * SIZES.page)]
+    );
+    assert_eq!(come(&mut retrieval, 1), []);
+    assert_eq!(come(&mut retrieval, 0), [((Oid(1), Tid(7)), 0)]);
+    assert!(!retrieval.is_done());
+    assert_eq!(come(&mut retrieval, 3), []);
+    assert!(right(&mut retrieval).is_empty());
 }
 
 #[test]
@@ -207,15 +238,12 @@ fn d02_pages_that_are_not_what_was_given_are_not_kept() {
     let came = |off: u64, parts: &[&[u8]]| {
         let mut retrieval = Retrieval::new(SIZES);
         let at = (NODE, BlkNo(1), 2 * SIZES.page);
-        retrieval.add((Oid(1), Tid(2)), at, seen(0, &block));
+        retrieval.add(Oid(1), at, seen(0, &block));
         let id = retrieval.next_ask().unwrap().id;
         let hashes = hashes(&parts.concat()).collect::<Vec<_>>();
         let parts = parts.iter().map(|part| Bytes::copy_from_slice(part));
         retrieval.came(id, off, parts, &hashes);
-        retrieval
-            .end(|_, _| {})
-            .filter(|came| came.is_right)
-            .count()
+        right(&mut retrieval).len()
     };
     let off = 2 * SIZES.page;
     assert_eq!(came(off, &[&block]), 1);
