@@ -163,7 +163,7 @@ impl Bench {
                         "mount",
                         "-f",
                         "-o",
-                        &format!("transport={transport}"),
+                        &format!("transport={transport},debug"),
                         "--",
                         &address,
                     ])

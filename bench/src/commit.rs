@@ -365,6 +365,7 @@ struct Lags {
     p50: Sample,
     p99: Sample,
     unsynced: Sample,
+    each_polled: Sample,
     each: Sample,
     of_raw: Sample,
     look: Sample,
@@ -396,6 +397,15 @@ impl Lags {
             _ => writer.lag_of(&mounted, commits, blocks, "")?,
         };
         let synced = writer.lag_of(&mounted, commits, blocks, "sync")?;
+        let mut heard = |blocks| -> Result<f64> {
+            writer
+                .lag_of(&mounted, commits, blocks, "heard")?
+                .get("p50_us")
+        };
+        let heard = match count {
+            0 => (0.0, 0.0),
+            _ => (heard((0, 1))?, heard(blocks)?),
+        };
         self.p50.push(synced.get("p50_us")?);
         self.p99.push(synced.get("p99_us")?);
         self.unsynced.push(busy.get("p50_us")?);
@@ -407,14 +417,16 @@ impl Lags {
         self.open.push(writer.kept(&mounted, blocks)?);
         mounted.stop()?;
         let raw = raw(bench, transport, case)?;
-        let own = (busy.get("p50_us")? - idle.get("p50_us")?) / count as f64;
+        let polled = busy.get("p50_us")? - idle.get("p50_us")?;
+        self.each_polled.push(polled / count as f64);
+        let own = (heard.1 - heard.0) / count as f64;
         self.each.push(own);
         self.of_raw.push(own / raw.get("raw_us")?);
         self.raw.push(raw);
         Ok(())
     }
 
-    fn row(&self, report: &mut Report, transport: &str, case: Case) -> [String; 10] {
+    fn row(&self, report: &mut Report, transport: &str, case: Case) -> [String; 11] {
         let name = case.name;
         let mut judge =
             |what: &str, met| report.judge(&format!("{name}, {transport}, {what}"), met);
@@ -429,6 +441,7 @@ impl Lags {
             spread(&self.p50, 0),
             spread(&self.p99, 0),
             spread(&self.unsynced, 0),
+            spread(&self.each_polled, 1),
             spread(&self.each, 1),
             spread(&self.of_raw, 2),
             spread(&self.open, 0),
@@ -465,6 +478,7 @@ fn lags(bench: &Bench, report: &mut Report) -> Result<()> {
             "p50 us",
             "p99 us",
             "p50 us, not synced",
+            "us per block, head/at polled",
             "us per block",
             "of raw",
             "open of the old ones, us",

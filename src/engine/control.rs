@@ -240,14 +240,20 @@ impl Work {
         if !self.control.inbox.is_empty() {
             wait = Duration::ZERO;
         }
-        let is_quiet = self.head.is_quiet();
-        shared.advancing.store(!is_quiet, Ordering::Relaxed);
+        self.show_advancing();
         let now = Instant::now();
         let of_links = self.links.left(self.history.source().clock.at(now));
         let lefts = [self.retrieval.left(), of_links];
         let wait = lefts.into_iter().flatten().fold(wait, Duration::min);
         self.sleeps_until = now + wait;
         Some(wait)
+    }
+
+    /// Whether a transaction is under way.
+    fn show_advancing(&self) {
+        let is_quiet = self.head.is_quiet();
+        let advancing = &self.control.shared.advancing;
+        advancing.store(!is_quiet, Ordering::Relaxed);
     }
 
     /// Takes what transactions there are if there may be any; tells when to look again. Not while many wait for an advance: it is looked at

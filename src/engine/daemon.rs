@@ -228,7 +228,8 @@ pub fn run(
                 advance,
                 keeps: keeps_inbox,
             };
-            notifier::start(connection, &shared, inboxes, control.clone())?;
+            let told = (control.clone(), place.clone());
+            notifier::start(connection, &shared, inboxes, told)?;
             parts = Some((shared, senders, notes));
             Ok(services)
         },

@@ -6,7 +6,7 @@
 //! A message buffer has two halves, the request and the reply, mapped lazily. FORGET and INTERRUPT come this way
 //! whatever the transport is (kernel-note 0005).
 
-use super::held::Held;
+use super::held::{Held, Place};
 use super::notify::tell;
 use crate::base::{NodeId, Unique, limit};
 use crate::wire::fuse::abi;
@@ -179,6 +179,17 @@ impl Dev {
             unique: Unique(0),
         });
         Some(u32::try_from(self.messages.len() - 1).expect("bounded by MESSAGES_MAX"))
+    }
+
+    /// Bytes of a message, if it is of pages that were asked back.
+    pub(super) fn pages(&self, held: &Held) -> Option<usize> {
+        let Place::Message(index) = held.place() else {
+            return None;
+        };
+        let message = &self.messages[index as usize];
+        let head: Option<abi::InHeader> = abi::read(&message.map[..message.len]);
+        let is_pages = head.is_some_and(|head| head.opcode == abi::op::NOTIFY_REPLY);
+        is_pages.then_some(message.len)
     }
 
     /// Messages that are held.

@@ -133,6 +133,8 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// Requests read from `/dev/fuse` in one turn. Others may be idle while one worker hoards.
 const DEV_BATCH: usize = 2;
+/// Bytes of pages that were asked back, beside these: nobody but control waits for them, and for all. Of small blocks a dozen.
+const DEV_BATCH_PAGES: usize = 64 << 10;
 
 fn entry_data(index: u32) -> u64 {
     ENTRY | u64::from(index)
@@ -366,12 +368,16 @@ impl Port {
 
     /// Reads requests of `/dev/fuse`, a few at a time.
     fn receive(&mut self, events: &mut Events) -> io::Result<()> {
-        for _ in 0..DEV_BATCH {
-            if !self.dev_ready {
-                return Ok(());
-            }
+        let (mut requests, mut pages) = (0, 0);
+        while self.dev_ready && requests < DEV_BATCH && pages < DEV_BATCH_PAGES {
             match self.dev.receive()? {
-                Received::Request(held) => events.requests.push(held),
+                Received::Request(held) => {
+                    match self.dev.pages(&held) {
+                        Some(bytes) => pages += bytes,
+                        None => requests += 1,
+                    }
+                    events.requests.push(held);
+                }
                 Received::Empty => self.dev_ready = false,
                 Received::Full => (self.dev_ready, self.dev_full) = (false, true),
                 Received::Gone => {

@@ -4,10 +4,12 @@
 //! is to do; so the worker does it itself: pins that a READ needs, and answers to them. What may take longer, or needs the database, is
 //! left to control, and everything behind it: messages are handled in the order in which they came, whoever does it.
 //!
-//! A worker never waits for the place: when somebody has it, control is woken. Control may wait for a worker that has it.
+//! zring-notify does so too, when it dropped the last page of an advance and head only has to show it.
+//!
+//! Neither ever waits for the place: when somebody has it, control is woken. Control may wait for who has it.
 
 use super::super::shared::{ToControl, ToWorker};
-use super::Work;
+use super::{HeadEvent, Work};
 use crate::base::limit;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -55,7 +57,36 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Every drop of the advance is done: shows it, if that is all there is to do. False when control has to hear of it.
+    #[must_use]
+    pub(in crate::engine) fn dropped(&self) -> bool {
+        let place = self.0.try_lock();
+        place.is_ok_and(|mut place| place.as_deref_mut().is_some_and(Work::dropped_last))
+    }
+}
+
 impl Work {
+    fn dropped_last(&mut self) -> bool {
+        // What came before, and what may take long, is control's.
+        let is_last = self.head.waiting() == 0
+            && self.put_off.is_empty()
+            && self.control.inbox.is_empty()
+            && self.unforced.is_empty()
+            && !self.links.has_waiting()
+            && !self.history.has_astray()
+            && !self.has_failed();
+        if !is_last {
+            return false;
+        }
+        self.apply(HeadEvent::Dropped);
+        self.show_advancing();
+        if !self.is_awake() || self.must_end {
+            self.control.waker.wake();
+        }
+        true
+    }
+
     fn stand_in(&mut self, worker: usize, own: &mut Vec<ToWorker>) -> bool {
         if !self.put_off.is_empty() || !self.unforced.is_empty() || self.has_failed() {
             return false;
