@@ -109,7 +109,7 @@ impl EtagError {
             Self::Watch(_) => 1,
             Self::Catalog(CatalogError::Locked(_)) => 5,
             Self::Catalog(_) | Self::Scan(ScanError::Catalog { .. }) => 4,
-            Self::Io { .. } | Self::Scan(ScanError::Thread(_)) => 3,
+            Self::Io { .. } | Self::Scan(ScanError::Thread(_) | ScanError::Waiting(_)) => 3,
         }
     }
 }

@@ -3,20 +3,30 @@
 //! The owner sends nothing to a queue that could wait for it: an answer goes into a place that was made for it. Each message may be sent
 //! again; batches of other nodes are numbered and count once, and those of nodes that were removed do not count (`crate::etag::member`).
 //!
+//! In unit tests it runs on threads and queues of a scheduler that tries many orders (`model`).
+//!
 //! After a change could not be written, for a full disk, nothing is written any more: what is there is kept, and [`Owner::end`] says why.
 
+#[cfg(test)]
+mod model;
+
+#[cfg(test)]
+use self::model::on::{JoinHandle, Receiver, Sender, bounded, spawn};
 use crate::etag::member::{Admit, Members};
-use crate::kernel::proc;
+#[cfg(not(test))]
+use crate::kernel::proc::spawn;
 use crate::store::catalog::{Catalog, CatalogError, Snapshot, batch_of, split};
 use crate::wire::catalog::{Batch, Op, Origin, Record};
+#[cfg(not(test))]
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+#[cfg(not(test))]
 use std::thread::JoinHandle;
 
 /// Batches that wait; each has at most some hundred KiB.
-const MESSAGES_MAX: usize = 16;
+const MESSAGES_MAX: usize = if cfg!(test) { 2 } else { 16 };
 
 enum Message {
     Apply(Batch),
@@ -38,7 +48,7 @@ pub struct Handle {
 
 impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Handle({} waiting)", self.to.len())
+        f.debug_struct("Handle").finish_non_exhaustive()
     }
 }
 
@@ -122,7 +132,7 @@ impl Owner {
         let (to, from) = bounded(MESSAGES_MAX);
         let failed = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&failed);
-        let thread = proc::spawn("zring-catalog", move || {
+        let thread = spawn("zring-catalog", move || {
             let mut state = State {
                 catalog,
                 members: Members::default(),
@@ -181,10 +191,10 @@ impl State {
                 Message::Join(node) => self.members.join(node, self.catalog.seq_of(node)),
                 Message::Leave(node) => self.members.remove(node),
                 Message::Get(path, answer) => {
-                    let _ = answer.try_send(self.catalog.get(&path).ok().flatten());
+                    let _ = answer.send(self.catalog.get(&path).ok().flatten()); // there is room for it
                 }
                 Message::Snapshot(answer) => {
-                    let _ = answer.try_send(self.catalog.runs());
+                    let _ = answer.send(self.catalog.runs());
                 }
             }
         }

@@ -1,8 +1,12 @@
-//! What is to be hashed, in the order in which it should be: bounded, so that who adds waits for who takes.
+//! What is to be hashed, in the order in which it should be. What has no room in memory goes to a file for each line (`spool`): a check is
+//! done as soon as it can be, however long hashing takes. Where nothing can be written, who adds waits for who takes.
 //!
 //! Asked for by somebody, then new, then stale by size, then large ones, then what is probably unchanged. Files that come to the same inode are
 //! hashed once ([`super::links`]); files that change while they are read come back after a pause.
 
+mod spool;
+
+use self::spool::Spool;
 use super::walk::locked;
 use crate::base::{Stamp, Witness};
 use crate::etag::{Reason, State, Verdict};
@@ -10,12 +14,14 @@ use crate::kernel::stat::Stat;
 use crate::wire::catalog::Record;
 use std::collections::BinaryHeap;
 use std::ffi::CStr;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Files from this size on are read in pieces, one at a time per thread.
 pub(super) const LARGE_BYTES: u64 = 8 << 20;
-/// Items that wait, 200 bytes each: 25 MiB.
+/// Items that wait in memory, 200 bytes each: 25 MiB.
 const ITEMS_MAX: usize = 128 << 10;
 
 /// Why, and so how soon.
@@ -35,7 +41,21 @@ pub(super) enum Rank {
     Racy,
 }
 
+/// Lines, in the order in which they are served: new, stale, large ones of both, and the other ranks.
+const LINES: usize = 7;
+const LARGE: usize = 2;
+
 impl Rank {
+    /// In their order.
+    const ALL: [Self; 6] = [
+        Self::New,
+        Self::Stale,
+        Self::Ctime,
+        Self::Imported,
+        Self::Verify,
+        Self::Racy,
+    ];
+
     /// Of a file that has a record and is not fresh.
     pub(super) fn of(verdict: Verdict) -> Self {
         match (verdict.state, verdict.reason) {
@@ -87,42 +107,87 @@ impl<K: Ord> Ord for Placed<K> {
 /// By size where that counts, then by inode number where a head moves, then as they came.
 type Line = BinaryHeap<Placed<(u64, u64, u64)>>;
 
-#[derive(Default)]
+/// A line, and what of it is not in memory.
+struct Own {
+    line: Line,
+    spool: Spool,
+}
+
 struct Waiting {
-    new: Line,
-    stale: Line,
-    large: Line,
-    rest: [Line; 4],
+    lines: [Own; LINES],
     later: BinaryHeap<Placed<(Instant, u64)>>,
     /// Items so far.
     came: u64,
     /// Taken and not ended: they may come back.
     taken: usize,
     closed: bool,
+    /// Why some are gone.
+    lost: Option<io::Error>,
+}
+
+fn is_large(item: &Item) -> bool {
+    item.stat.witness.size >= LARGE_BYTES
 }
 
 impl Waiting {
+    fn new(dir: &Path) -> Self {
+        let own = |n| Own {
+            line: Line::new(),
+            spool: Spool::new(dir, n),
+        };
+        Self {
+            lines: std::array::from_fn(own),
+            later: BinaryHeap::new(),
+            came: 0,
+            taken: 0,
+            closed: false,
+            lost: None,
+        }
+    }
+
+    /// Items in memory.
     fn len(&self) -> usize {
-        let rest: usize = self.rest.iter().map(BinaryHeap::len).sum();
-        self.new.len() + self.stale.len() + self.large.len() + rest
+        self.lines.iter().map(|own| own.line.len()).sum()
+    }
+
+    fn is_empty(&self) -> bool {
+        let is_empty = |own: &Own| own.line.is_empty() && own.spool.len() == 0;
+        self.lines.iter().all(is_empty) && self.later.is_empty()
+    }
+
+    fn line_of(item: &Item) -> usize {
+        match item.rank {
+            Rank::New | Rank::Stale if is_large(item) => LARGE,
+            Rank::New | Rank::Stale => item.rank as usize,
+            rank => rank as usize + 1,
+        }
     }
 
     fn put(&mut self, item: Item, by_inode: bool) {
         let Witness { size, ino, .. } = item.stat.witness;
         self.came += 1;
         let ino = if by_inode { ino } else { 0 };
-        let (line, size) = match item.rank {
-            Rank::New | Rank::Stale if size >= LARGE_BYTES => (&mut self.large, 0),
-            Rank::New => (&mut self.new, 0),
-            Rank::Stale => (&mut self.stale, size),
-            rank => (&mut self.rest[rank as usize - Rank::Ctime as usize], 0),
+        let line = Self::line_of(&item);
+        let size = if line == Rank::Stale as usize {
+            size
+        } else {
+            0
         };
-        line.push(Placed((size, ino, self.came), item));
+        self.lines[line]
+            .line
+            .push(Placed((size, ino, self.came), item));
     }
 
     fn put_later(&mut self, due: Instant, item: Item) {
         self.came += 1;
         self.later.push(Placed((due, self.came), item));
+    }
+
+    /// Puts an item behind those of its line that are not in memory; false if there are none and there is room, or nothing can be written.
+    fn put_away(&mut self, item: &Item, most: usize) -> bool {
+        let has_room = self.len() < most;
+        let spool = &mut self.lines[Self::line_of(item)].spool;
+        (spool.len() > 0 || !has_room) && spool.push(item).is_ok()
     }
 
     fn take(&mut self, large: bool, by_inode: bool) -> Option<Item> {
@@ -132,20 +197,23 @@ impl Waiting {
         {
             self.put(item, by_inode);
         }
-        let is_large = |item: &Item| item.stat.witness.size >= LARGE_BYTES;
-        let first = self.new.pop();
-        let first = first
-            .or_else(|| self.stale.pop())
-            .or_else(|| if large { self.large.pop() } else { None })
-            .or_else(|| {
-                let fits = |placed: &Placed<_>| large || !is_large(&placed.1);
-                let first = self
-                    .rest
-                    .iter_mut()
-                    .find(|line| line.peek().is_some_and(fits));
-                first?.pop()
-            });
-        first.map(|Placed(_, item)| item)
+        for at in 0..LINES {
+            if at == LARGE && !large {
+                continue;
+            }
+            if self.lines[at].line.is_empty() && self.lines[at].spool.len() > 0 {
+                match self.lines[at].spool.take() {
+                    Ok(items) => items.into_iter().for_each(|item| self.put(item, by_inode)),
+                    Err(error) => self.lost = Some(error),
+                }
+            }
+            let line = &mut self.lines[at].line;
+            let fits = |placed: &Placed<_>| large || !is_large(&placed.1);
+            if line.peek().is_some_and(fits) {
+                return line.pop().map(|Placed(_, item)| item);
+            }
+        }
+        None
     }
 }
 
@@ -153,6 +221,10 @@ impl Waiting {
 pub(super) struct Queue {
     /// Files lie where a head moves: it had better go one way.
     by_inode: bool,
+    /// Items in memory.
+    most: usize,
+    /// Where the rest goes.
+    dir: PathBuf,
     waiting: Mutex<Waiting>,
     bell: Condvar,
     room: Condvar,
@@ -169,19 +241,34 @@ pub(super) enum Taken {
 }
 
 impl Queue {
-    pub(super) fn new(by_inode: bool) -> Self {
+    /// With files in this directory where it needs them.
+    pub(super) fn new(by_inode: bool, dir: &Path) -> Self {
+        Self::of(by_inode, dir, ITEMS_MAX)
+    }
+
+    fn of(by_inode: bool, dir: &Path, most: usize) -> Self {
         Self {
             by_inode,
-            waiting: Mutex::default(),
+            most,
+            dir: dir.to_owned(),
+            waiting: Mutex::new(Waiting::new(dir)),
             bell: Condvar::new(),
             room: Condvar::new(),
         }
     }
 
-    /// Adds an item, when there is room; false if the pass ended meanwhile.
+    /// Adds an item; false if there is no room for it and the pass ended meanwhile.
     pub(super) fn push(&self, item: Item, ended: impl Fn() -> bool) -> bool {
         let mut waiting = locked(&self.waiting);
-        while waiting.len() >= ITEMS_MAX {
+        loop {
+            if waiting.put_away(&item, self.most) {
+                drop(waiting);
+                self.bell.notify_one();
+                return true;
+            }
+            if waiting.len() < self.most {
+                break;
+            }
             if ended() {
                 return false;
             }
@@ -236,8 +323,7 @@ impl Queue {
                 self.room.notify_one();
                 return Taken::Item(Box::new(item));
             }
-            let empty = waiting.len() == 0 && waiting.later.is_empty();
-            if waiting.closed && empty && waiting.taken == 0 {
+            if waiting.closed && waiting.is_empty() && waiting.taken == 0 {
                 return Taken::End;
             }
             if waited || limit.is_zero() {
@@ -250,6 +336,11 @@ impl Queue {
                 .0;
             waited = true;
         }
+    }
+
+    /// Why items were lost, if any were.
+    pub(super) fn lost(&self) -> Option<io::Error> {
+        locked(&self.waiting).lost.take()
     }
 
     /// Nothing will be added any more but what comes back.
@@ -265,7 +356,7 @@ impl Queue {
         *waiting = Waiting {
             taken,
             closed: true,
-            ..Waiting::default()
+            ..Waiting::new(&self.dir)
         };
         drop(waiting);
         self.room.notify_all();
@@ -274,6 +365,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::kernel::stat::Kind;
 
@@ -302,7 +394,7 @@ mod tests {
     }
 
     fn order(by_inode: bool, large: bool) -> Vec<u64> {
-        let queue = Queue::new(by_inode);
+        let queue = Queue::new(by_inode, Path::new("/nowhere"));
         let all = [
             (Rank::Racy, 1, 1),
             (Rank::Ctime, 3, 1),
@@ -330,5 +422,49 @@ mod tests {
         assert_eq!(order(false, true), [9, 8, 6, 5, 4, 7, 3, 2, 1]);
         assert_eq!(order(true, true), [8, 9, 6, 5, 4, 7, 2, 3, 1]);
         assert_eq!(order(false, false), [9, 8, 6, 5, 3, 2, 1]);
+    }
+
+    /// Lines keep their order, and each item comes out once, however few are in memory.
+    #[test]
+    fn what_has_no_room_in_memory_comes_in_its_turn() {
+        let dir = std::env::temp_dir().join(format!("zring-queue-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let queue = Queue::of(false, &dir, 100);
+        for i in 0..3000u64 {
+            let (rank, size) = match i % 3 {
+                0 => (Rank::Racy, 1),
+                1 => (Rank::New, 1 + (i & 1) * LARGE_BYTES),
+                _ => (Rank::Stale, 1),
+            };
+            assert!(queue.push(item(rank, i, size), || panic!("it waits for room")));
+        }
+        assert!(locked(&queue.waiting).len() <= 100);
+        let mut out = Vec::new();
+        while let Taken::Item(item) = queue.take(true, Duration::ZERO) {
+            out.push((Waiting::line_of(&item), item.stat.witness.ino));
+            queue.done();
+        }
+        assert!(out.is_sorted_by_key(|&(line, _)| line));
+        let mut all: Vec<u64> = out.iter().map(|&(_, ino)| ino).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..3000).collect::<Vec<_>>());
+        queue.close();
+        assert!(matches!(queue.take(true, Duration::ZERO), Taken::End));
+        std::fs::remove_dir(&dir).unwrap();
+    }
+
+    /// Where nothing can be written, who adds waits, and not for ever.
+    #[test]
+    fn who_adds_waits_where_nothing_can_be_written() {
+        let queue = Queue::of(false, Path::new("/nowhere/at/all"), 100);
+        let all = (0..5000).take_while(|&i| queue.push(item(Rank::New, i, 1), || true));
+        let count = all.count();
+        assert!((100..5000).contains(&count));
+        let mut out = 0;
+        while let Taken::Item(_) = queue.take(true, Duration::ZERO) {
+            out += 1;
+        }
+        assert_eq!(out, count);
+        assert!(queue.lost().is_none());
     }
 }

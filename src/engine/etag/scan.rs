@@ -32,6 +32,11 @@ pub enum ScanError {
     /// No room for a thread.
     #[error("a thread cannot be started")]
     Thread(#[from] io::Error),
+    /// What waited to be hashed was lost, and would be taken for hashed.
+    #[error(
+        "files that wait to be hashed are listed beside the catalog, and that cannot be read back; scan again"
+    )]
+    Waiting(#[source] io::Error),
     /// What was found could not be written down. The tree was looked at all the same.
     #[error("what was found cannot be kept")]
     Catalog {
@@ -57,8 +62,9 @@ pub fn scan(
     let began = Instant::now();
     let snapshot = catalog.runs();
     let rebound = catalog.manifest().rebound;
+    let queue = Queue::new(is_rotational(root.place().0), catalog.place());
+    let queue = Arc::new(queue);
     let owner = Owner::start(catalog)?;
-    let queue = Arc::new(Queue::new(is_rotational(root.place().0)));
     let side = ScanSide {
         queue: Arc::clone(&queue),
         owner: owner.handle(),
@@ -103,6 +109,9 @@ pub fn scan(
     drop(shared);
     drop(pass);
     let (catalog, outcome) = owner.end();
+    if let Some(error) = queue.lost() {
+        return Err(ScanError::Waiting(error));
+    }
     let mut summary = Summary::of(&pulse, began, check);
     match outcome {
         Ok(()) => Ok((summary, catalog)),

@@ -26,13 +26,16 @@ pub use place::{exists, open, open_read_only};
 
 use crate::wire::catalog::{Batch, CatalogFault, Op, Origin, Record};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A catalog and its one writer.
 pub trait Catalog: Send {
     /// What it is of.
     fn manifest(&self) -> &Manifest;
+
+    /// The directory it is kept in.
+    fn place(&self) -> &Path;
 
     /// Its runs as they are now; later changes do not show.
     fn runs(&self) -> Arc<dyn Snapshot>;

@@ -267,6 +267,10 @@ impl Catalog for Runs {
         &self.manifest
     }
 
+    fn place(&self) -> &Path {
+        &self.dir
+    }
+
     fn runs(&self) -> Arc<dyn Snapshot> {
         Arc::new(self.picture.clone().given_out())
     }
