@@ -260,6 +260,27 @@ impl<'s> Fault<'s> {
         panic!("{how}, {way:?}: no second try")
     }
 
+    /// In a system call, in its second try, which begins with a signal pending.
+    fn pending(mut stage: &'s mut Stage) -> Self {
+        for lost in 0..40 {
+            let mut fault = Self::begin(stage, "write");
+            fault.stage.await_parked(1);
+            fault.signal(Signal::SIGUSR1);
+            assert!(fault.is_interrupted());
+            fault.refuse(libc::EINTR);
+            let parked = |fault: &mut Self| fault.stage.ask("parked") == "1";
+            let goes_on = becomes_true(SOON, || parked(&mut fault) || fault.has_found());
+            assert!(goes_on, "it neither tries again nor ends");
+            if parked(&mut fault) {
+                return fault;
+            }
+            let found = fault.found();
+            println!("no second try, after {lost} before: {found:?}");
+            stage = fault.leave();
+        }
+        panic!("no second try")
+    }
+
     fn leave(self) -> &'s mut Stage {
         std::fs::write(self.dir.join("end"), "").unwrap();
         self.stage.ask("release");
@@ -471,12 +492,7 @@ fn a_signal_in_a_system_call(transport: Transport) {
         return;
     };
     for killed in [false, true, false, true] {
-        let mut fault = Fault::begin(&mut stage, "write");
-        fault.stage.await_parked(1);
-        fault.signal(Signal::SIGUSR1);
-        assert!(fault.is_interrupted());
-        fault.refuse(libc::EINTR);
-        fault.stage.await_parked(1);
+        let mut fault = Fault::pending(&mut stage);
         assert!(!fault.can("mmap"), "not a second try");
         // Told on /dev/fuse; on a ring it is lost, unless the request was delivered before its caller looked.
         let interrupts = fault.interrupts();
